@@ -100,7 +100,9 @@ class Task:
             raise TaskError(f"kind {self.kind!r} is not known", where=where, do=f"choose one of: {', '.join(KINDS)}")
         if self.metric is not None and self.metric not in METRICS[self.kind]:
             known = ", ".join(METRICS[self.kind])
-            raise TaskError(f"metric {self.metric!r} does not fit {self.kind}", where=where, do=f"choose one of: {known}")
+            raise TaskError(
+                f"metric {self.metric!r} does not fit {self.kind}", where=where, do=f"choose one of: {known}"
+            )
         if isinstance(self.loss, str) and self.loss not in LOSSES[self.kind]:
             known = ", ".join(LOSSES[self.kind])
             raise TaskError(
