@@ -18,7 +18,6 @@ import argparse
 import csv
 import json
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -280,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         }
     head = {
-        "command": shlex.join(["python", "benchmarks/fit_device_costs.py", args.csv.name, "--litert-models", "FOLDER"]),
+        "command": "python benchmarks/fit_device_costs.py mlperf_tiny_results.csv --litert-models FOLDER -o FILE",
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
     }
