@@ -136,6 +136,31 @@ def _subsampled(edit: Edit, name: str) -> tuple[str, tuple[int, int]]:
     return name, (height, width)
 
 
+def _padded_conv(edit: Edit, node: Node) -> bool:
+    """Zeros around the picture are the convolution's own padding."""
+    pad = edit.producer(node.inputs[0], "pad") if node.op == "conv" else None
+    if pad is None or pad.attrs["value"] != 0 or any(any(amounts) for amounts in pad.attrs["pads"][:2]):
+        return False
+    if len(edit.readers(pad.output)) > 1 or pad.output == edit.output:
+        return False
+    spatial = ((0, 0), *pad.attrs["pads"][2:])[-2:]  # a (1, C, L) tensor has a height of 1
+    sides = tuple((a + p, b + q) for (a, b), (p, q) in zip(node.attrs["padding"], spatial, strict=True))
+    edit.put(replace(node, inputs=pad.inputs, attrs={**node.attrs, "padding": sides}))
+    return True
+
+
+def _global_pool(edit: Edit, node: Node) -> bool:
+    """An average over one window as large as the picture is a mean."""
+    spatial = edit.shapes[node.inputs[0]][2:]
+    if node.op != "avg_pool" or node.attrs["padding"] != ((0, 0), (0, 0)):
+        return False
+    if node.attrs["kernel"] != ((1, *spatial)[-2:]):
+        return False
+    axes = tuple(range(2, 2 + len(spatial)))
+    edit.put(replace(node, op="mean", attrs={"axes": axes, "keepdim": True}))
+    return True
+
+
 def _broadcast(edit: Edit, node: Node) -> bool:
     """Arithmetic repeats a single place by itself: `x * gate.expand_as(x)` is `x * gate`."""
     if node.op not in ("add", "mul", "sub") or len(node.inputs) != 2:
@@ -183,6 +208,8 @@ _RULES: tuple[Callable[[Edit, Node], bool], ...] = (
     _composed,
     _slice_before_pad,
     _shortcut,
+    _padded_conv,
+    _global_pool,
     _broadcast,
     _hard_swish,
 )
