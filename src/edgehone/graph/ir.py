@@ -12,7 +12,8 @@ Operators, their attributes, and their parameters (role → shape). Spatial attr
     batch_norm   eps, momentum                            weight, bias, mean, variance (C)   training form only
     relu, relu6, hard_swish, silu, sigmoid, tanh, softmax (rank 2, last axis)
     leaky_relu   slope
-    add, mul     two inputs that broadcast, or one input and the parameter `value` (rank as the input, batch 1)
+    add, mul     two inputs that broadcast, or one input and the parameter `value` (rank as the input, batch 1);
+                 fixed: true (or absent) when training leaves `value` alone, as it is no parameter of the user's
     sub          two inputs that broadcast
     concat       axis (never 0)
     slice        axis, start, stop, step (start and stop within the axis, step > 0)

@@ -26,9 +26,10 @@ class GraphNetwork(nn.Module):
         self.graph = graph
         self._index = {key: position for position, key in enumerate(graph.params)}
         statistics = {n.params[r] for n in graph.nodes for r in _STATISTICS if r in n.params}
+        fixed = {n.params["value"] for n in graph.nodes if n.attrs.get("fixed")}
         for key, array in graph.params.items():
             tensor = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-            if key in statistics:
+            if key in statistics | fixed:
                 self.register_buffer(self._attribute(key), tensor)
             else:
                 self.register_parameter(self._attribute(key), nn.Parameter(tensor))
