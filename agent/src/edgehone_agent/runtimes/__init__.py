@@ -2,7 +2,7 @@
 
 Order of calls: `Runtime.load(path)` → `Session.run(...)` any number of times → `Session.close()`. A session belongs to
 one thread at a time. `run` takes and returns arrays in the file's own dtype and layout and checks nothing but what the
-library checks: it is the fast path. `edgehone_agent.runtimes._io` converts between real values and a file's input.
+library checks: it is the fast path. `edgehone_agent.model` converts between real values and a file's arrays.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class TensorInfo:
     Attributes:
         name: as in the file.
         shape: with the file's batch (1 where the batch is free).
-        dtype: numpy name, "float32" or "int8".
-        scale, zero_point: quantization of an int8 tensor, real = scale * (q - zero_point); None for float32.
+        dtype: numpy name, "float32", "int8" or (files of other makers) "uint8".
+        scale, zero_point: quantization of an integer tensor, real = scale * (q - zero_point); None for float32, and
+            where the file keeps them to itself.
     """
 
     name: str
@@ -44,7 +45,11 @@ class Session(Protocol):
     layout: Layout
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Answer for one input, batch included, in the file's dtype and layout. The result is the caller's to keep."""
+        """Answer for one input, batch included, in the file's dtype and layout. The result is the caller's to keep.
+
+        Raises:
+            InputError: the library refuses the shape or dtype, or the session is closed.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Runtime name and version, threads, input, output, and what accelerates it; JSON-able."""
@@ -67,6 +72,7 @@ class Runtime(Protocol):
 
         Raises:
             ModelFileError: no such file, unreadable, corrupt, more than one input or output, or not of this format.
+            InputError: `threads` is not between 1 and the number of cores this process may use.
             MissingExtraError: the library is not installed.
         """
 
@@ -74,4 +80,3 @@ class Runtime(Protocol):
 RUNTIMES: Registry[Runtime] = Registry("runtime", package="edgehone_agent.runtimes", group="edgehone.runtimes")
 
 __all__ = ["RUNTIMES", "Layout", "Runtime", "Session", "TensorInfo"]
-

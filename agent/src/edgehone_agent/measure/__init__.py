@@ -1,0 +1,6 @@
+"""Measuring a model file on the machine that will run it: latency, memory and cold start, size.
+
+latency    interleaved timing of loaded sessions, with intervals, noise, and a refusal to rank inside the noise
+memory     peak memory and cold start of a fresh process, through `probe`
+size       bytes on disk and compressed, sha256
+"""
