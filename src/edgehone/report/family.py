@@ -3,7 +3,7 @@ terminal print the same rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgehone import units
 from edgehone.record import MemberRecord, StudyRecord
@@ -48,8 +48,10 @@ def runtime_title(runtime: str) -> str:
 
 
 def rows(study: StudyRecord) -> tuple[Row, ...]:
-    """The table, columns in the same order in every row."""
-    return tuple(_row(study, index, member) for index, member in enumerate(versions(study)))
+    """The table, columns in the same order in every row; a column that nobody has a figure for is left out."""
+    full = [_row(study, index, member) for index, member in enumerate(versions(study))]
+    known = {cell.key for row in full for cell in row.cells if cell.figure.value != figures.MISSING}
+    return tuple(replace(row, cells=tuple(cell for cell in row.cells if cell.key in known)) for row in full)
 
 
 def _row(study: StudyRecord, index: int, member: MemberRecord) -> Row:
@@ -74,8 +76,7 @@ def _row(study: StudyRecord, index: int, member: MemberRecord) -> Row:
         else Cell("size", "File size", Figure())
     )  # fmt: skip
     cells.append(Cell("memory", "Memory", figures.size(member.memory)))
-    if any(version.energy for version in versions(study)):
-        cells.append(Cell("energy", "Energy", figures.measured(member.energy, _energy)))
+    cells.append(Cell("energy", "Energy", figures.measured(member.energy, _energy)))
     cells.append(
         Cell("parameters", "Parameters", Figure(figures.count(member.parameters)), f"{figures.count(member.macs)} MACs")
     )

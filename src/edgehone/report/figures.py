@@ -43,6 +43,11 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+def unbroken(text: str) -> str:
+    """The text with spaces at which no line breaks, so that a number keeps its unit."""
+    return text.replace(" ", "\u00a0")
+
+
 def rate(value: float, metric: str) -> str:
     """0.926 of accuracy → "92.60 %"; other metrics with four significant digits."""
     return minus(f"{100 * value:.2f} %" if metric in RATES else f"{value:.4g}")
@@ -59,6 +64,11 @@ def count(value: float) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {name}" if value < 999.5 * scale else f"{value / scale:.0f} {name}"
     return f"{value:.0f}"
+
+
+def whole(value: int) -> str:
+    """10000 → "10 000", with a narrow space that does not break."""
+    return f"{value:,}".replace(",", "\u202f")
 
 
 def points(value_pp: float) -> str:
@@ -90,14 +100,14 @@ def interval(low: float | None, high: float | None, write: Write) -> str:
         return ""
     first, last = write(low), write(high)
     unit = last.partition(" ")[2]
-    return f"{first.removesuffix(f' {unit}') if unit else first} to {last}"
+    return f"{first.removesuffix(f' {unit}') if unit else first} to {unbroken(last)}"
 
 
 def measured(measurement: Measurement | None, write: Write) -> Figure:
     """A measurement, written by `write`, with its interval and method."""
     if measurement is None or not math.isfinite(measurement.value):
         return Figure()
-    seen = f", n = {measurement.n}" if measurement.n > 1 else ""
+    seen = f", n = {whole(measurement.n)}" if measurement.n > 1 else ""
     return Figure(
         write(measurement.value),
         interval(measurement.low, measurement.high, write),
@@ -131,7 +141,7 @@ def drop(record: DropRecord | None) -> Figure:
     """The paired drop, with how many examples changed for the worse and for the better."""
     if record is None:
         return Figure()
-    how = f"{record.method}; n = {record.n}"
+    how = f"{record.method}; n = {whole(record.n)}"
     if record.worse is not None and record.better is not None:
         how += f"; {record.worse} worse, {record.better} better"
     if record.p_value is not None:

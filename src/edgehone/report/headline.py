@@ -55,12 +55,14 @@ def shown_member(study: StudyRecord) -> MemberRecord | None:
 
 
 def headline(study: StudyRecord) -> str:
-    """ "5.4× faster and 8.9× smaller at 0.31 pp"."""
+    """ "5.4× faster and 8.9× smaller for 0.31 pp of accuracy"."""
     member = shown_member(study)
     if member is None:
         return "No member came out of this study"
     gains = _gains(study, member)
-    return gains[0].upper() + gains[1:] if study.met else f"No member holds every limit; the nearest is {gains}"
+    if study.met or all(limit is None for limit in study.budget.values()):
+        return gains[0].upper() + gains[1:] if gains[0].islower() else gains
+    return f"No member holds every limit; the nearest is {gains}"
 
 
 def _gains(study: StudyRecord, member: MemberRecord) -> str:
@@ -76,7 +78,7 @@ def _gains(study: StudyRecord, member: MemberRecord) -> str:
         return text
     if round(drop.value_pp, 2) <= 0:
         return f"{text} at no loss"
-    return f"{text} at {figures.points(drop.value_pp)}"
+    return f"{text} for {figures.unbroken(figures.points(drop.value_pp))} of {figures.metric_title(study)}"
 
 
 def _comparison(value: float | None, more: str, less: str, same: str) -> str:
@@ -137,7 +139,7 @@ def _tiles(study: StudyRecord, member: MemberRecord) -> Iterable[Tile]:
     if drop is not None:
         name = figures.metric_name(study)
         change = _change(figures.metric(original, "test", name).value, figures.metric(member, "test", name).value)
-        yield Tile("Drop", figures.drop(drop), change, *_limit(study, member, "drop_pp", units.format_drop))
+        yield Tile("Drop", figures.drop(drop), change, *_limit(study, member, "drop_pp", lambda v: f"{v:g} pp"))
     if member.memory is not None:
         now = figures.size(member.memory)
         change = _change(figures.size(original.memory).value, now.value)

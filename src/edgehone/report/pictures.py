@@ -109,7 +109,9 @@ def metric_curves(study: StudyRecord) -> str:
 def layer_widths(study: StudyRecord, member: MemberRecord) -> str:
     """Widths before and after of one member."""
     index = versions(study).index(member)
-    tallest = max((layer.width_before for m in versions(study) for layer in m.layers), default=1)
+    # the last layer answers: its width is the task's and would dwarf the others where there are many classes
+    inner = [layer.width_before for m in versions(study) for layer in m.layers[:-1]]
+    tallest = max(inner, default=max((layer.width_before for layer in member.layers), default=1))
     return both(lambda width: widths(member.layers, index, tallest, width)) if member.layers else ""
 
 

@@ -36,9 +36,9 @@ def fit(values: Sequence[float], start: float, end: float, *, log: bool = False,
     usable = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(usable), max(usable)
     if log:
-        room = max(margin * math.log(high / low), 0.1)
+        room = margin * math.log(high / low) if high > low else 0.1
         return Scale(low * math.exp(-room), high * math.exp(room), start, end, log=True)
-    room = margin * (high - low) or abs(high) * 0.05 or 1.0
+    room = margin * (high - low) if high > low else abs(high) * 0.05 or 1.0
     return Scale(low - room, high + room, start, end)
 
 
@@ -105,10 +105,14 @@ class Box:
         return (self.right - self.left) * (self.bottom - self.top) - self.overlap(frame)
 
 
-def best_place(candidates: Sequence[Box], taken: Sequence[Box], frame: Box) -> int:
-    """Index of the first candidate with the least area on taken boxes or outside the frame."""
-    costs = [2 * c.outside(frame) + sum(c.overlap(other) for other in taken) for c in candidates]
-    return min(range(len(candidates)), key=lambda i: costs[i])
+def best_place(candidates: Sequence[Box], hard: Sequence[Box], soft: Sequence[Box], frame: Box) -> int:
+    """Index of the first candidate with the least area on taken boxes or outside the frame; `hard` ones count most."""
+
+    def cost(box: Box) -> float:
+        taken = 4 * sum(box.overlap(other) for other in hard) + sum(box.overlap(other) for other in soft)
+        return 8 * box.outside(frame) + taken
+
+    return min(range(len(candidates)), key=lambda i: cost(candidates[i]))
 
 
 def staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -62,6 +62,12 @@ def box(x: float, y: float, width: float, height: float, class_: str | None, *, 
     return tag("rect", x=x, y=y, width=max(0.0, width), height=max(0.0, height), rx=round_, class_=class_)
 
 
+def boxes(corners: Iterable[tuple[float, float]], width: float, height: float, class_: str) -> str:
+    """Rectangles of one size and kind as a single mark, each given by its upper left corner."""
+    wide, high = _short(width), _short(height)
+    return tag("path", d="".join(f"M{_short(x)} {_short(y)}h{wide}v{high}h-{wide}z" for x, y in corners), class_=class_)
+
+
 def marker(shape: str, x: float, y: float, size: float, class_: str) -> str:
     """A point mark: circle, square, diamond or triangle of about the same area, `size` its radius."""
     if shape == "circle":

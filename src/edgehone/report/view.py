@@ -57,7 +57,7 @@ class MemberView:
     run: str
     measure: str
     files: tuple[FileView, ...]
-    layers: tuple[LayerRecord, ...]
+    layers: tuple[tuple[str, ...], ...]
     widths: str
     widths_note: str
     magnitudes: str
@@ -97,6 +97,7 @@ class Page:
     tiles: tuple[Tile, ...]
     rows: tuple[Row, ...]
     estimates: bool
+    latency_estimated: bool
     latency_front: str
     size_front: str
     loss_curves: str
@@ -126,6 +127,7 @@ def page(study: StudyRecord) -> Page:
         tiles=tiles(study),
         rows=table,
         estimates=any(cell.figure.estimated for row in table for cell in row.cells),
+        latency_estimated=any(entry.latency.kind == "estimated" for m in versions(study) for entry in m.latency),
         latency_front=pictures.latency_front(study),
         size_front=pictures.size_front(study),
         loss_curves=pictures.loss_curves(study),
@@ -155,9 +157,9 @@ def _member(study: StudyRecord, member: MemberRecord, row: Row) -> MemberView:
             FileView(f.path, units.format_size(f.size_bytes), units.format_size(f.compressed_bytes), f.sha256)
             for f in member.files
         ),
-        layers=member.layers,
+        layers=tuple(_layer(layer) for layer in member.layers),
         widths=pictures.layer_widths(study, member) if member is not study.original else "",
-        widths_note=f"{after:,} of {before:,} channels, {figures.count(member.macs)} MACs".replace(",", " "),
+        widths_note=f"{figures.whole(after)} of {figures.whole(before)} channels, {figures.count(member.macs)} MACs",
         magnitudes=pictures.node_magnitudes(member),
         weak=f"{weak} of {nodes} nodes below a tenth of their layer's strongest" if nodes else "",
         classes=pictures.class_changes(study, member),
@@ -169,6 +171,12 @@ def _member(study: StudyRecord, member: MemberRecord, row: Row) -> MemberView:
         flips_note=_flips_note(member),
         seconds=units.format_duration(member.seconds) if member.seconds > 0 else "",
     )
+
+
+def _layer(layer: LayerRecord) -> tuple[str, ...]:
+    """Name, kind, width before, width after, multiply-adds."""
+    numbers = (layer.width_before, layer.width_after, layer.macs)
+    return (layer.name, layer.op, *(figures.whole(number) for number in numbers))
 
 
 def _step(step: Mapping[str, Any]) -> Step:
@@ -186,9 +194,11 @@ def _flips_note(member: MemberRecord) -> str:
     total, drop = sum(flip.count for flip in member.flips), member.drop.get("test")
     if not total:
         return ""
-    text = f"{total} answers changed class"
+    text = f"{figures.whole(total)} answers changed class"
     if drop and drop.worse is not None and drop.better is not None:
-        text += f"; {drop.worse} right answers became wrong and {drop.better} wrong ones right, of {drop.n}"
+        text += (
+            f"; {drop.worse} right answers became wrong and {drop.better} wrong ones right, of {figures.whole(drop.n)}"
+        )
     return text
 
 

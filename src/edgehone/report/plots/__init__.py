@@ -11,7 +11,7 @@ from collections.abc import Callable
 from edgehone.report.svg import tag
 
 PHONE = 340
-COLUMN = 560
+COLUMN = 510
 
 
 def both(draw: Callable[[int], str]) -> str:

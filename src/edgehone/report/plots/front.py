@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,9 @@ from edgehone.report.scales import Box, Scale, best_place, fit, staircase
 from edgehone.report.theme import member_class, member_shape
 
 FONT = 12.5
+CROWD = 6
+TOUCH = 12.0
+"""Area, in square units, that two names may share before one of them goes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def front(points: Sequence[Point], axes: Axes, width: int) -> str:
         _grid(x, y, axes, frame, 5 if width < 500 else 7),
         svg.path(steps, "front") if len(steps) > 1 else "",
         *(_mark(point, x, y) for point in points),
-        *_labels(points, x, y, frame, steps),
+        *_labels(points, x, y, frame, steps, _limit_boxes(x, y, axes)),
     )  # fmt: skip
 
 
@@ -81,7 +85,20 @@ def _room(x: Scale, y: Scale, axes: Axes) -> str:
         parts.append(svg.line(right, top, right, bottom, "limit"))
     if limit is not None:
         parts.append(svg.line(x.start, limit, right, limit, "limit"))
-    return svg.group(*parts, svg.text("within budget", x.start + 7, top + 15, class_="hint good"))
+    words = "within budget"
+    if right - x.start > svg.width_of(words, FONT):
+        parts.append(svg.text(words, x.start + 7, top + 15, class_="hint good"))
+    return svg.group(*parts)
+
+
+def _limit_boxes(x: Scale, y: Scale, axes: Axes) -> list[Box]:
+    """Where the limits' lines and their words lie, so that names keep off them."""
+    boxes = []
+    if axes.x_limit is not None:
+        boxes.append(Box(x(axes.x_limit) - 2, y.end, x(axes.x_limit) + 2, y.start))
+    if axes.y_limit is not None:
+        boxes.append(Box(x.start, y(axes.y_limit) - 2, x.end, y(axes.y_limit) + 2))
+    return boxes
 
 
 def _grid(x: Scale, y: Scale, axes: Axes, frame: Box, count: int) -> str:
@@ -90,9 +107,14 @@ def _grid(x: Scale, y: Scale, axes: Axes, frame: Box, count: int) -> str:
     for value in y.ticks(5):
         parts.append(svg.line(frame.left, y(value), frame.right, y(value), "grid"))
         parts.append(svg.text(axes.write_y(value), frame.left - 7, y(value) + 4, anchor="end", class_="tick"))
+    free_from = -math.inf
     for value in x.ticks(count):
-        parts.append(svg.line(x(value), frame.bottom, x(value), frame.bottom + 4, "base"))
-        parts.append(svg.text(axes.write_x(value), x(value), frame.bottom + 18, anchor="middle", class_="tick"))
+        label, place = axes.write_x(value), x(value)
+        half = svg.width_of(label, FONT) / 2
+        parts.append(svg.line(place, frame.bottom, place, frame.bottom + 4, "base"))
+        if place - half >= free_from:
+            parts.append(svg.text(label, place, frame.bottom + 18, anchor="middle", class_="tick"))
+            free_from = place + half + 8
     parts.append(svg.text(axes.x_title, frame.right, frame.bottom + 37, anchor="end", class_="axis"))
     return "".join(parts)
 
@@ -110,31 +132,44 @@ def _mark(point: Point, x: Scale, y: Scale) -> str:
     return svg.group(*parts, title=point.says or point.name, class_=member_class(point.index))
 
 
-def _labels(points: Sequence[Point], x: Scale, y: Scale, frame: Box, steps: Sequence[tuple[float, float]]) -> list[str]:
-    """Names beside their points, where they hide neither each other nor a point, its whiskers or the front."""
-    taken = [
+def _labels(
+    points: Sequence[Point],
+    x: Scale,
+    y: Scale,
+    frame: Box,
+    steps: Sequence[tuple[float, float]],
+    limits: Sequence[Box],
+) -> list[str]:
+    """Names beside their points, off each other and off points, whiskers, front and limits as far as there is room.
+
+    In a crowd a name that would lie on another is left out: its point still says it when pointed at.
+    """
+    soft = [
         Box(min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1)
         for (x1, y1), (x2, y2) in pairwise(steps)
     ]
-    for p in points:
-        across, up = x(p.x), y(p.y)
-        taken.append(Box(across - 7, up - 7, across + 7, up + 7))
-        if p.y_interval:
-            taken.append(Box(across - 1, y(p.y_interval[1]), across + 1, y(p.y_interval[0])))
+    soft += limits
+    soft += [Box(x(p.x) - 1, y(p.y_interval[1]), x(p.x) + 1, y(p.y_interval[0])) for p in points if p.y_interval]
+    hard = [Box(x(p.x) - 7, y(p.y) - 7, x(p.x) + 7, y(p.y) + 7) for p in points]
     room = Box(frame.left + 2, frame.top - 4, frame.right + 12, frame.bottom - 2)
     parts = []
     for point in points:
-        across, up = x(point.x), y(point.y)
         name = svg.shorten(point.name, 18)
-        wide = svg.width_of(name, FONT)
-        right, back, middle = across + 10, across - 10 - wide, across - wide / 2
-        corners = [
-            (right, up - 18), (right, up + 3), (right, up - 8), (back, up + 3), (back, up - 18), (back, up - 8),
-            (middle, up - 26), (middle, up + 11), (right, up - 32), (right, up + 18), (back, up - 32), (back, up + 18),
-        ]  # fmt: skip
-        boxes = [Box(left, top, left + wide, top + 15) for left, top in corners]
-        chosen = boxes[best_place(boxes, taken, room)]
-        taken.append(chosen)
+        boxes = _places(x(point.x), y(point.y), svg.width_of(name, FONT))
+        chosen = boxes[best_place(boxes, hard, soft, room)]
+        if len(points) > CROWD and point.index and sum(chosen.overlap(other) for other in hard) > TOUCH:
+            continue
+        hard.append(chosen)
         name_text = svg.text(name, chosen.left, chosen.top + 12, class_="name")
         parts.append(svg.group(name_text, class_=member_class(point.index)))
     return parts
+
+
+def _places(across: float, up: float, wide: float) -> list[Box]:
+    """Where a name may lie beside its point, the best first."""
+    right, back, middle = across + 10, across - 10 - wide, across - wide / 2
+    corners = [
+        (right, up - 18), (right, up + 3), (right, up - 8), (back, up + 3), (back, up - 18), (back, up - 8),
+        (middle, up - 26), (middle, up + 11), (right, up - 32), (right, up + 18), (back, up - 32), (back, up + 18),
+    ]  # fmt: skip
+    return [Box(left, top, left + wide, top + 15) for left, top in corners]

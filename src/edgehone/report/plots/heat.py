@@ -41,13 +41,12 @@ def magnitudes(layers: Sequence[LayerRecord], width: int) -> str:
 def _cells(counts: Sequence[int], left: float, y: float, width: float) -> str:
     """One row of cells on a light ground; cells that hold nothing are not drawn."""
     cell, total = width / len(counts), max(1, sum(counts))
-    parts = [svg.box(left, y, width, ROW - 2, "h0", round_=2)]
-    parts += [
-        svg.box(left + column * cell, y, cell, ROW - 2, f"h{_level(number / total)}")
-        for column, number in enumerate(counts)
-        if number > 0
-    ]
-    return "".join(parts)
+    squares: dict[int, list[tuple[float, float]]] = {}
+    for column, number in enumerate(counts):
+        if number > 0:
+            squares.setdefault(_level(number / total), []).append((left + column * cell, y))
+    ground = svg.box(left, y, width, ROW - 2, "h0")
+    return ground + "".join(svg.boxes(at, cell, ROW - 2, f"h{level}") for level, at in sorted(squares.items()))
 
 
 def _level(share: float) -> int:

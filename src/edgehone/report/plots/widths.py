@@ -14,7 +14,8 @@ HEIGHT = 132
 
 
 def widths(layers: Sequence[LayerRecord], index: int, tallest: int, width: int) -> str:
-    """The picture of one member; `tallest` is the widest layer of the whole study, so that members compare."""
+    """The picture of one member. Bars reach `tallest`, the same for all members so that they compare; a wider layer is
+    drawn as tall as there is room, with a gap to say so."""
     left, right, top, bottom = 32.0, width - 4.0, 8.0, HEIGHT - 22.0
     y = fit([0, max(1, tallest)], bottom, top, margin=0.0)
     band = (right - left) / len(layers)
@@ -25,11 +26,13 @@ def widths(layers: Sequence[LayerRecord], index: int, tallest: int, width: int) 
         parts.append(svg.text(f"{value:g}", left - 6, y(value) + 4, anchor="end", class_="tick"))
     for number, layer in enumerate(layers):
         x = left + number * band + gap / 2
+        before, after = (y(min(w, tallest)) for w in (layer.width_before, layer.width_after))
         parts.append(
             svg.group(
                 svg.box(x, top, band - gap, bottom - top, "touch"),
-                svg.box(x, y(layer.width_before), band - gap, bottom - y(layer.width_before), "gone"),
-                svg.box(x, y(layer.width_after), band - gap, bottom - y(layer.width_after), "kept"),
+                svg.box(x, before, band - gap, bottom - before, "gone"),
+                svg.box(x, after, band - gap, bottom - after, "kept"),
+                svg.box(x - 1, top + 8, band - gap + 2, 3, "break") if layer.width_after > tallest else "",
                 title=f"{layer.name} ({layer.op}): {layer.width_before} → {layer.width_after} wide, "
                 f"{count(layer.macs)} MACs",
             )
