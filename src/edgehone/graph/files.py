@@ -61,13 +61,14 @@ def save_graph(graph: Graph, path: Path | str) -> None:
         temporary.chmod(0o644)  # the temporary file of the standard library is private to its owner
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise OutputFolderError(
             f"the graph cannot be written: {error.strerror or error}",
             where=str(path),
             do="choose a folder that can be written and has free space",
         ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)  # it is gone when all went well
 
 
 def load_graph(path: Path | str) -> Graph:

@@ -302,8 +302,9 @@ def settle(network: nn.Module, shape: Shape, seed: int = 0) -> nn.Module:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
-        nn.init.normal_(norm.bias, 0.0, 0.3, generator=generator)
+        if norm.affine:
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(norm.bias, 0.0, 0.3, generator=generator)
         norm.reset_running_stats()
         norm.momentum = 1.0  # the statistics of the one batch below
     with torch.no_grad():
