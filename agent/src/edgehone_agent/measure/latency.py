@@ -5,7 +5,8 @@ Rules, so that a figure means something on a shared machine:
  2. rounds interleave the sessions and every other round runs them in reverse, so drift hits all alike;
  3. within a round each call is timed alone, and the round's figure is the median of its calls;
  4. the interval comes from the rounds, not the calls: calls of one round share their disturbances;
- 5. a comparison uses the ratio inside each round; a difference that lies inside the noise is not ranked.
+ 5. a comparison uses the ratio inside each round, and is ranked only beyond its interval and beyond what two loads of
+    one file differ by.
 
 A timed call includes one reading of the clock, about 0.05 µs.
 """
@@ -33,7 +34,9 @@ Verdict = Literal["faster", "slower", "within noise"]
 
 ROUND_NS = 2_000_000  # a round of one session lasts about this long
 MIN_CALLS = 3  # the fewest calls whose median shrugs off one disturbed call
-FLOOR = 0.01  # two loads of one and the same file differ by up to this: memory placement, not the model
+# Two loads of one and the same file differ steadily by up to this much: where their memory happens to lie, not the model.
+SAME_FILE_SHARE = 0.01
+SAME_FILE_US = 0.2
 _RESAMPLES = 2000
 
 
@@ -133,11 +136,15 @@ def ratio(a: LatencyResult, b: LatencyResult, *, seed: int = 0) -> Ratio:
 
 
 def ranks(a: LatencyResult, b: LatencyResult) -> Verdict:
-    """Whether `a` is faster than `b`: only when the whole interval of the ratio lies beyond 1 % from equal."""
+    """Whether `a` is faster than `b`.
+
+    Only when the whole interval of the ratio lies further from 1 than two loads of the same file do: 1 % plus 0.2 µs.
+    """
     compared = ratio(a, b)
-    if compared.high < 1 / (1 + FLOOR):
+    margin = 1 + SAME_FILE_SHARE + SAME_FILE_US / min(a.median_us, b.median_us)
+    if compared.high < 1 / margin:
         return "faster"
-    return "slower" if compared.low > 1 + FLOOR else "within noise"
+    return "slower" if compared.low > margin else "within noise"
 
 
 def _random_input(session: Session) -> NDArray[Any]:

@@ -16,10 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgehone_agent.errors import HostError, InputError, ModelFileError
+from edgehone_agent.errors import EdgehoneError, HostError, InputError, MissingExtraError, ModelFileError
+from edgehone_agent.plugins import PluginError
 from edgehone_agent.runtimes._files import check_threads
 
 _TIMEOUT_S = 120.0
+_ERRORS: dict[str, type[EdgehoneError]] = {
+    kind.code: kind for kind in (InputError, ModelFileError, PluginError, HostError, MissingExtraError)
+}
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,6 @@ def _probe(runtime: str, threads: int, path: Path | None) -> dict[str, float]:
         raise HostError(f"a fresh process failed: {last}", where=where)
     outcome: dict[str, Any] = json.loads(done.stdout)
     if "error" in outcome:
-        error_ = outcome["error"]
-        raise ModelFileError(error_["what"], where=error_["where"], do=error_["do"])
+        told = outcome["error"]
+        raise _ERRORS.get(told["code"], ModelFileError)(told["what"], where=told["where"], do=told["do"])
     return outcome
