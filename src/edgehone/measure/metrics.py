@@ -87,9 +87,14 @@ def errors(outputs: NDArray[Any], targets: NDArray[Any]) -> Floats:
     return given - wanted
 
 
+def _mean(weights: Floats, values: Floats) -> Floats:
+    """Weighted means (B,) of per-example values (n,)."""
+    return np.asarray((weights @ values) / weights.sum(axis=1))
+
+
 def _accuracy(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
     right = (predictions(outputs) == targets.reshape(-1)).astype(np.float64)
-    return (weights @ right) / weights.sum(axis=1)
+    return _mean(weights, right)
 
 
 def _balanced_accuracy(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
@@ -97,17 +102,16 @@ def _balanced_accuracy(outputs: NDArray[Any], targets: NDArray[Any], weights: Fl
     classes, ids = np.unique(targets.reshape(-1), return_inverse=True)
     member = np.eye(len(classes))[ids]  # (n, classes)
     right = member * (predictions(outputs) == targets.reshape(-1))[:, None]
-    recalls: Floats = (weights @ right) / (weights @ member)  # (B, classes)
-    return recalls.mean(axis=1)
+    recalls = (weights @ right) / (weights @ member)  # (B, classes)
+    return np.asarray(recalls.mean(axis=1))
 
 
 def _mae(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
-    return (weights @ np.abs(errors(outputs, targets)).mean(axis=1)) / weights.sum(axis=1)
+    return _mean(weights, np.abs(errors(outputs, targets)).mean(axis=1))
 
 
 def _rmse(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
-    squares = np.square(errors(outputs, targets)).mean(axis=1)
-    return np.sqrt((weights @ squares) / weights.sum(axis=1))
+    return np.sqrt(_mean(weights, np.square(errors(outputs, targets)).mean(axis=1)))
 
 
 def _r2(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
@@ -119,8 +123,7 @@ def _r2(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats
     spread = weights @ np.square(wanted) - np.square(weights @ wanted) / total
     constant = spread <= 1e-12 * total
     explained = 1 - missed / np.where(constant, 1, spread)
-    values: Floats = np.where(constant, (missed == 0).astype(np.float64), explained)
-    return values.mean(axis=1)
+    return np.asarray(np.where(constant, (missed == 0).astype(np.float64), explained).mean(axis=1))
 
 
 def _auc(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Floats:
@@ -139,8 +142,8 @@ def _auc(outputs: NDArray[Any], targets: NDArray[Any], weights: Floats) -> Float
     positive = np.add.reduceat(sorted_weights * anomalous, starts, axis=1)  # (B, runs)
     negative = np.add.reduceat(sorted_weights * ~anomalous, starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative
-    wins: Floats = (positive * (below + negative / 2)).sum(axis=1)
-    return wins / (positive.sum(axis=1) * negative.sum(axis=1))
+    wins = (positive * (below + negative / 2)).sum(axis=1)
+    return np.asarray(wins / (positive.sum(axis=1) * negative.sum(axis=1)))
 
 
 METRICS: dict[str, Metric] = {

@@ -34,7 +34,7 @@ Verdict = Literal["faster", "slower", "within noise"]
 
 ROUND_NS = 2_000_000  # a round of one session lasts about this long
 MIN_CALLS = 3  # the fewest calls whose median shrugs off one disturbed call
-# Two loads of one and the same file differ steadily by up to this much: where their memory happens to lie, not the model.
+# Two loads of one file differ steadily by up to this much: where their memory happens to lie, not the model.
 SAME_FILE_SHARE = 0.01
 SAME_FILE_US = 0.2
 _RESAMPLES = 2000
