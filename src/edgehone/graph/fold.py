@@ -32,7 +32,7 @@ def deploy(graph: Graph) -> Graph:
     key too; then it gets one that starts with the name of its node's output.
 
     Args:
-        graph: a training graph; a deployed one comes back as it is.
+        graph: a training graph; a deployed one comes back with the same nodes and values.
 
     Raises:
         NetworkError: the graph is not well formed.
