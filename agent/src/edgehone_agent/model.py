@@ -3,8 +3,8 @@
     with open_model("model.tflite") as model:
         scores = model.predict(picture)          # (3, 32, 32) → (10,), or (N, 3, 32, 32) → (N, 10)
 
-Torch order is (C, H, W), (C, L) or (F) per example. A channels-last file holds (1, H, W, C), (1, L, C) or (1, F). A
-sequence (C, L) may lie in a file as a picture of height 1; such a file takes both (C, L) and (C, 1, L), and its answer
+Torch order is (C, H, W), (C, L) or (F) per example. A channels-last file holds (1, H, W, C), (1, L, C) or (1, F);
+other ranks are the same in both. A sequence (C, L) may lie in a file as a picture of height 1; such a file takes both (C, L) and (C, 1, L), and its answer
 drops the height again when the question had none. Quantized files are fed and read with their own scales.
 """
 
@@ -47,7 +47,7 @@ def find_runtime(path: Path, name: str | None = None) -> Runtime:
 def example_shape(info: TensorInfo, layout: Layout) -> Shape:
     """Shape of one example in torch order: (C, H, W), (C, L) or (F)."""
     rest = info.shape[1:]
-    return (rest[-1], *rest[:-1]) if layout == "channels_last" and len(rest) > 1 else rest
+    return (rest[-1], *rest[:-1]) if layout == "channels_last" and len(rest) in (2, 3) else rest
 
 
 def _accepted(session: Session) -> tuple[Shape, ...]:
@@ -102,7 +102,7 @@ def to_file(session: Session, x: ArrayLike) -> NDArray[np.generic]:
 
 
 def _encode(session: Session, batch: Array) -> NDArray[np.generic]:
-    if session.layout == "channels_last" and batch.ndim > 2:
+    if session.layout == "channels_last" and batch.ndim in (3, 4):
         batch = np.ascontiguousarray(np.moveaxis(batch, 1, -1))  # (N, C, H, W) → (N, H, W, C)
     info = session.input
     if info.dtype == "float32":
@@ -129,7 +129,7 @@ def from_file(session: Session, y: NDArray[np.generic], *, rank: int | None = No
     else:
         scale, zero_point = _quantization(info)
         real = (y.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-    if session.layout == "channels_last" and real.ndim > 2:
+    if session.layout == "channels_last" and real.ndim in (3, 4):
         real = np.ascontiguousarray(np.moveaxis(real, -1, 1))  # (N, H, W, C) → (N, C, H, W)
     return real[:, :, 0] if rank == 2 and real.ndim == 4 and real.shape[2] == 1 else real
 
