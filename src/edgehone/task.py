@@ -9,7 +9,8 @@ training data is held out. The test split is touched once per reported member, n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ LOSSES: dict[Kind, tuple[str, ...]] = {
     "regression": ("mse", "l1", "huber"),
     "anomaly": ("mse", "l1"),
 }
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,32 @@ class Training:
     dropout: float | None = None
     label_smoothing: float = 0.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        for name, value in positive.items():
+            if not 0 < value < math.inf:
+                raise TaskError(f"{name} is {value}", where="Training", do="choose a number above 0")
+        if self.batch_size != int(self.batch_size):
+            raise TaskError(f"batch_size is {self.batch_size}", where="Training", do="choose a whole number")
+        for name, value in {"weight_decay": self.weight_decay, "l1": self.l1}.items():
+            if not 0 <= value < math.inf:
+                raise TaskError(f"{name} is {value}", where="Training", do="choose 0 or more")
+        for name, value in {"dropout": self.dropout or 0.0, "label_smoothing": self.label_smoothing}.items():
+            if not 0 <= value < 1:
+                raise TaskError(f"{name} is {value}", where="Training", do="choose 0 or more, and less than 1")
+        if self.optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise TaskError(
+                f"optimizer {self.optimizer!r} is not known", where="Training", do=f"choose one of: {known}"
+            )
+
+
+_CALLABLE = {
+    "network": "give a torch module, or a function without arguments that returns one",
+    "loss": "give a name, or a function (output, target) → scalar tensor",
+    "augment": "give a function (batch, generator) → batch, see edgehone.data.augment",
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +136,31 @@ class Task:
             raise TaskError(
                 f"loss {self.loss!r} does not fit {self.kind}", where=where, do=f"choose one of: {known}, or a function"
             )
+        for name in ("network", "loss", "augment"):
+            value = getattr(self, name)
+            if not (callable(value) or (name != "network" and (value is None or isinstance(value, str)))):
+                raise TaskError(f"{name} is a {type(value).__name__}, not a function", where=where, do=_CALLABLE[name])
+        for name in ("train", "test"):
+            if getattr(self, name) is None:
+                raise TaskError(
+                    f"there is no {name} data", where=where, do=f"hand in {name}=(x, y), a folder or a file"
+                )
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _checked_labels(self.labels, where))
 
     @property
     def metric_name(self) -> str:
         """The metric that judges members."""
         return self.metric or METRICS[self.kind][0]
+
+
+def _checked_labels(labels: Sequence[str], where: str) -> tuple[str, ...]:
+    do = "give the names of all classes in the order of their ids, like ('cat', 'dog')"
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise TaskError("labels are names, a tuple of text", where=where, do=do)
+    twice = [label for label in labels if list(labels).count(label) > 1]
+    if twice:
+        raise TaskError(f"the label {twice[0]!r} stands there twice", where=where, do=do)
+    if len(labels) < 2:
+        raise TaskError(f"there are {len(labels)} labels; two at least make a choice", where=where, do=do)
+    return tuple(labels)
