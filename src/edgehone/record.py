@@ -206,6 +206,6 @@ def _value(hint: Any, value: Any) -> Any:
         return tuple(_value(arguments[0], item) for item in value)
     if is_dataclass(hint) and isinstance(hint, type):
         return from_json(hint, value)
-    if origin is not None and issubclass(origin, Mapping) and len(arguments) == 2:
+    if isinstance(origin, type) and issubclass(origin, Mapping) and len(arguments) == 2:
         return {key: _value(arguments[1], item) for key, item in value.items()}
     return value

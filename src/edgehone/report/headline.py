@@ -61,7 +61,7 @@ def headline(study: StudyRecord) -> str:
         return "No member came out of this study"
     gains = _gains(study, member)
     if study.met or all(limit is None for limit in study.budget.values()):
-        return gains[0].upper() + gains[1:] if gains[0].islower() else gains
+        return gains if gains == member.name else gains[0].upper() + gains[1:]
     return f"No member holds every limit; the nearest is {gains}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from edgehone.record import FileRecord, MemberRecord
 
 RUNTIME_OF = {"tflite": "litert", "onnx": "onnxruntime"}
@@ -22,5 +24,5 @@ def python_lines(file: FileRecord) -> str:
 def shell_line(file: FileRecord, original: MemberRecord) -> str:
     """A command that measures the file against the original's file of the same format, where there is one."""
     against = next((other.path for other in original.files if other.format == file.format), None)
-    line = f"edgehone measure {file.path}"
-    return f"{line} --against {against}" if against and against != file.path else line
+    line = f"edgehone measure {quote(file.path)}"
+    return f"{line} --against {quote(against)}" if against and against != file.path else line

@@ -57,7 +57,7 @@ def _problems(hint: Any, value: Any, where: str) -> list[str]:
         if not isinstance(value, list):
             return [f"{where} is not a list"]
         return [p for i, item in enumerate(value) for p in _problems(arguments[0], item, f"{where}[{i}]")]
-    if origin is not None and origin is not Literal and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             return [f"{where} is not an object"]
         return [p for key, item in value.items() for p in _problems(arguments[1], item, f"{where}.{key}")]

@@ -89,6 +89,6 @@ def _flip(number: int, says: str, x: float, y: float, cell: float, most: int) ->
     level = 1 + round((LEVELS - 1) * number / most)
     parts = [svg.box(x, y, cell, cell, f"h{level}")]
     if cell >= 17:
-        shade = "deep" if level > LEVELS // 2 else "light"
+        shade = "deep" if level > 4 else "light"
         parts.append(svg.text(str(number), x + cell / 2, y + cell / 2 + 4, anchor="middle", class_=f"in {shade}"))
     return svg.group(*parts, title=says)
