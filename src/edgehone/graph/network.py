@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,9 +65,17 @@ class GraphNetwork(nn.Module):
         params = {key: self.tensor(key).detach().cpu().numpy().astype(np.float32).copy() for key in self._index}
         return self.graph.with_nodes(self.graph.nodes, params=params)
 
-    def map_nodes(self, change: Callable[[Node], Node]) -> None:
-        """Change attributes of nodes in place of the present graph (a dropout rate); topology and keys must stay."""
-        self.graph = self.graph.with_nodes(tuple(change(node) for node in self.graph.nodes))
+    def set_momentum(self, momentum: float) -> None:
+        """Share of the newest batch in every batch_norm statistic while training."""
+        self._change("batch_norm", momentum=momentum)
+
+    def set_dropout(self, rate: float) -> None:
+        """Rate of every dropout layer while training."""
+        self._change("dropout", rate=rate)
+
+    def _change(self, op: str, **attrs: float) -> None:
+        nodes = (replace(n, attrs={**n.attrs, **attrs}) if n.op == op else n for n in self.graph.nodes)
+        self.graph = replace(self.graph, nodes=tuple(nodes))
 
     def _run(self, node: Node, values: dict[str, Tensor]) -> Tensor:
         params = {role: self.tensor(key) for role, key in node.params.items()}

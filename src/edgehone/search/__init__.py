@@ -1,0 +1,1 @@
+"""The study: how a family is made. Read `study.py` first."""

@@ -1,0 +1,309 @@
+"""Grow the family: cut, recover, quantize, judge; each member from its larger sibling, until the budget is spent.
+
+The rules, in order, for every attempt:
+1. Its latency goal lies between its parent's latency and the family's goal, at equal ratios; the widest cut that
+   reaches the goal is trained. A cut that is not clearly faster than its parent is not trained at all.
+2. After recovery it is judged on the validation split by its file. It is dropped when it is not measurably faster than
+   its parent, or when the bad end of its drop breaks the limit also after a second recovery.
+3. A broken drop limit moves the family's goal to between the parent and the failure. The failure stays in the family
+   only when nothing wider holds the limits on cost: then it is the nearest front.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgehone.exporters import EXPORTERS
+from edgehone.graph.ir import Graph
+from edgehone.recipe import Step
+from edgehone.record import CurvePoint, DropRecord, TrialRecord, from_json, to_json
+from edgehone.search.judge import Judge
+from edgehone.search.progress import Progress
+from edgehone.search.settings import Settings
+from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
+from edgehone.search.version import Version, export, name_of
+from edgehone.search.widths import Candidate, Widths, price
+from edgehone.search.workspace import Workspace
+from edgehone.task import Training
+from edgehone.techniques import Context
+from edgehone.techniques.distil import DistilSettings
+from edgehone.techniques.distil import technique as distil
+from edgehone.techniques.prune import PruneSettings
+from edgehone.techniques.prune import technique as prune
+from edgehone.techniques.quantize import QuantizeSettings
+from edgehone.techniques.quantize import technique as quantize
+from edgehone.units import format_drop, format_latency
+from edgehone_agent.measure.latency import measure_latency, ranks
+from edgehone_agent.runtimes import RUNTIMES
+
+DEFAULT_SPEEDUP = 4.0  # of the smallest member over the quantized full width, where no limit asks for more
+WORTH_TRAINING = 0.95  # of the parent's latency: a cut above it would drown in the noise of measuring
+EXTRA_ATTEMPTS = 3
+FULL = "int8"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a family grows on."""
+
+    graph: Graph
+    answers: np.ndarray
+    context: Context
+    judge: Judge
+    target: Target
+    settings: Settings
+    recovery: Training
+    epoch_s: float
+    workspace: Workspace
+    progress: Progress
+    deadline: float | None
+
+
+@dataclass
+class Family:
+    """Members so far, widest first, and everything that was tried."""
+
+    members: list[Version] = field(default_factory=list)
+    trials: list[TrialRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A recovered cut and its judgement."""
+
+    version: Version
+    candidate: Candidate
+    drop: DropRecord
+    faster: bool
+
+
+def grow(ground: Ground) -> Family:
+    """Make the family. What earlier runs finished is taken from the workspace."""
+    family = Family()
+    budget, settings = ground.settings.budget, ground.settings
+    full = _full_width(ground)
+    start = price(1.0, ground.graph, ground.context, ground.target)
+    start_holds = start.holds(budget)
+    family.trials.append(_trial(full.version, full, "kept", "the whole network in int8"))
+    family.members.append(full.version)
+    wanted = settings.members - 1 if settings.members > 1 or start_holds else 1
+    parent, parent_latency, left = full, start.latency.value, wanted
+    goal = _goal(ground, start, start_holds) if wanted else None
+    covered = start_holds
+    for attempt in range(wanted + EXTRA_ATTEMPTS):
+        if goal is None or left == 0 or _late(ground):
+            break
+        aim = parent_latency * (goal / parent_latency) ** (1 / left)
+        tried = _attempt(ground, attempt, parent, parent_latency, aim, family)
+        if tried is None:
+            break
+        name, latency = tried.version.name, tried.candidate.latency.value
+        too_much = budget.drop_pp is not None and tried.drop.high_pp > budget.drop_pp
+        needed = not covered and tried.candidate.holds(budget)
+        if not tried.faster:
+            reason = f"not measurably faster than {parent.version.name}"
+            family.trials.append(_trial(tried.version, tried, "dropped", reason))
+            break
+        if too_much and not needed:
+            limit = format_drop(budget.drop_pp or 0)
+            reason = (
+                f"drop of {format_drop(tried.drop.value_pp)}, at worst {format_drop(tried.drop.high_pp)}: over {limit}"
+            )
+            family.trials.append(_trial(tried.version, tried, "dropped", reason))
+            goal = parent_latency * (latency / parent_latency) ** (left / (left + 1))
+            continue
+        ground.progress.say(f"{name}: {format_latency(latency)}, drop {format_drop(tried.drop.value_pp)} on validation")
+        told = "holds no drop limit, kept as the nearest front" if too_much else "measurably faster than its parent"
+        family.trials.append(_trial(tried.version, tried, "kept", told))
+        family.members.append(tried.version)
+        covered = covered or tried.candidate.holds(budget)
+        parent, parent_latency, left = tried, latency, left - 1
+        if too_much:
+            break
+    if not start_holds and settings.members == 1 and len(family.members) > 1:
+        family.members = family.members[-1:]
+    return family
+
+
+def _full_width(ground: Ground) -> _Tried:
+    step = quantize.step(_integers(ground))
+    result = quantize.apply(ground.graph, _integers(ground), ground.context)
+    version = Version(FULL, "original", ground.graph, result.quantized, (step,), result.curve)
+    export(version, ground.workspace)
+    candidate = price(1.0, ground.graph, ground.context, ground.target)
+    return _Tried(version, candidate, _drop(ground, version), True)
+
+
+def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
+    """Latency of the smallest member: what the limits ask for, or a quarter of the full width's."""
+    ground.progress.stage("timing candidate widths")
+    widths = _widths(ground, ground.graph)
+    floor = widths.candidate(0.01)
+    if floor.latency.value > WORTH_TRAINING * start.latency.value:
+        ground.progress.say("no cut of this network is measurably faster: the family ends with int8")
+        return None
+    easy = max(start.latency.value / DEFAULT_SPEEDUP, floor.latency.value)
+    if start_holds:
+        return easy
+    fitting = widths.largest(lambda candidate: candidate.holds(ground.settings.budget))
+    if fitting is None:
+        ground.progress.say("even the narrowest cut breaks a limit: making the nearest front")
+        return floor.latency.value
+    return fitting.latency.value
+
+
+def _attempt(
+    ground: Ground, attempt: int, parent: _Tried, parent_latency: float, aim: float, family: Family
+) -> _Tried | None:
+    """Cut, recover, quantize, judge; None when no cut is worth training."""
+    step = f"attempt-{attempt}"
+    planned = _planned(ground, step, parent, parent_latency, aim)
+    if planned is None:
+        reason = f"no cut of {parent.version.name} is clearly faster than it"
+        family.trials.append(TrialRecord(f"after {parent.version.name}", parent.version.name, "dropped", reason))
+        return None
+    name = _free_name(name_of(planned.graph, ground.graph), [t.name for t in family.trials])
+    done, graph = ground.workspace.read(step), ground.workspace.graph(step)
+    if done is None or graph is None:
+        graph, curve, epochs, seconds = _recover(ground, step, name, planned.graph)
+        ground.workspace.keep_graph(step, graph)
+        done = {"curve": [to_json(p) for p in curve], "epochs": epochs, "seconds": seconds}
+        ground.workspace.write(step, done)
+    curve = tuple(from_json(CurvePoint, point) for point in done["curve"])
+    training = replace(ground.recovery, epochs=done["epochs"])
+    recipe = _recipe(ground, planned.keep, training)
+    result = quantize.apply(graph, _integers(ground), ground.context)
+    version = Version(
+        name, parent.version.name, graph, result.quantized, recipe, (*curve, *result.curve), done["seconds"]
+    )
+    export(version, ground.workspace)
+    faster = _faster(ground, version, parent.version, planned)
+    return _Tried(version, planned, _drop(ground, version), faster)
+
+
+def _planned(ground: Ground, step: str, parent: _Tried, parent_latency: float, aim: float) -> Candidate | None:
+    """The cut of an attempt; chosen once, because choosing it again would measure again."""
+    kept, graph = ground.workspace.read(f"{step}-plan"), ground.workspace.graph(f"{step}-plan")
+    if kept is not None and graph is not None:
+        return price(kept["keep"], graph, ground.context, ground.target)
+    ground.progress.stage("timing candidate widths")
+    widths = _widths(ground, parent.version.graph)
+    found = widths.largest(lambda candidate: candidate.latency.value <= aim) or widths.candidate(0.01)
+    if found.latency.value > WORTH_TRAINING * parent_latency:
+        return None
+    ground.workspace.keep_graph(f"{step}-plan", found.graph)
+    ground.workspace.write(f"{step}-plan", {"keep": found.keep})
+    return found
+
+
+def _recover(ground: Ground, step: str, name: str, cut: Graph) -> tuple[Graph, tuple[CurvePoint, ...], float, float]:
+    """Train a cut until its drop holds, twice at the most."""
+    started = time.monotonic()
+    epochs = _affordable(ground)
+    settings = DistilSettings(replace(ground.recovery, epochs=epochs))
+    graph = ground.workspace.graph(f"{step}-first")
+    curve: tuple[CurvePoint, ...] = ()
+    if graph is None:
+        start = prune.recalibrate(cut, ground.context).graph
+        graph, curve = _train(ground, step, name, start, settings)
+        if ground.settings.budget.drop_pp is None or not _breaks_drop(ground, graph) or _late(ground):
+            return graph, curve, epochs, time.monotonic() - started
+        ground.workspace.keep_graph(f"{step}-first", graph)
+    calmer = replace(settings, training=replace(settings.training, learning_rate=settings.training.learning_rate / 2))
+    graph, more = _train(ground, f"{step}-second", f"{name} again", graph, calmer)
+    shifted = (replace(point, epoch=point.epoch + epochs) for point in more)
+    return graph, (*curve, *shifted), 2 * epochs, time.monotonic() - started
+
+
+def _train(
+    ground: Ground, step: str, name: str, graph: Graph, settings: DistilSettings
+) -> tuple[Graph, tuple[CurvePoint, ...]]:
+    ground.progress.stage(f"recovering {name}", 1.0)
+    report: Callable[[int, int, float], None] = lambda done, total, loss: ground.progress.at(  # noqa: E731
+        done / total, f"loss {loss:.3f}"
+    )
+    context = replace(ground.context, report=report, checkpoint=ground.workspace.checkpoint(step))
+    result = distil.apply(graph, settings, context)
+    return result.graph, result.curve
+
+
+def _breaks_drop(ground: Ground, graph: Graph) -> bool:
+    version = Version("recovering", None, graph, quantize.apply(graph, QuantizeSettings(), ground.context).quantized)
+    limit = ground.settings.budget.drop_pp
+    return limit is not None and _drop(ground, version, f".work/{version.name}.tflite").high_pp > limit
+
+
+def _drop(ground: Ground, version: Version, path: str | None = None) -> DropRecord:
+    """The drop of a version's main file on the validation split."""
+    if path is not None:
+        ground.workspace.put(path, EXPORTERS.get(MAIN_FORMAT).export(version.quantized or version.graph))
+    file = ground.workspace.folder / (path or version.file(MAIN_FORMAT))
+    ground.progress.stage(f"judging {version.name}", 1.0)
+    answers = ground.judge.answers(file, MAIN_RUNTIME, "validation", ground.progress.at)
+    return ground.judge.drop(ground.answers, answers, "validation")
+
+
+def _faster(ground: Ground, version: Version, parent: Version, planned: Candidate) -> bool:
+    """Whether a version's file is measurably faster than its parent's: in one run here, by the estimates elsewhere."""
+    if not ground.target.here:
+        before = ground.target.latency(parent.quantized).value if parent.quantized else planned.latency.value
+        return planned.latency.value < WORTH_TRAINING * before
+    runtime = RUNTIMES.get(MAIN_RUNTIME)
+    paths = {v.name: ground.workspace.folder / v.file(MAIN_FORMAT) for v in (version, parent)}
+    sessions = {name: runtime.load(path) for name, path in paths.items()}
+    found = measure_latency(sessions)
+    for session in sessions.values():
+        session.close()
+    return ranks(found[version.name], found[parent.name]) == "faster"
+
+
+def _affordable(ground: Ground) -> float:
+    """Epochs of a recovery, shortened where the time limit asks for it."""
+    if ground.deadline is None:
+        return ground.recovery.epochs
+    share = (ground.deadline - time.monotonic()) / max(1, ground.settings.members - 1)
+    return max(0.1, min(ground.recovery.epochs, round(share / max(ground.epoch_s, 1e-3), 2)))
+
+
+def _late(ground: Ground) -> bool:
+    return ground.deadline is not None and time.monotonic() > ground.deadline
+
+
+def _widths(ground: Ground, graph: Graph) -> Widths:
+    return Widths(graph, _cut_settings(ground, 1.0), ground.context, ground.target)
+
+
+def _cut_settings(ground: Ground, keep: float) -> PruneSettings:
+    return PruneSettings(keep, ground.settings.criterion, ground.settings.allocation)
+
+
+def _integers(ground: Ground) -> QuantizeSettings:
+    return QuantizeSettings(ground.settings.observer, qat_epochs=ground.settings.qat_epochs)
+
+
+def _recipe(ground: Ground, keep: float, training: Training) -> tuple[Step, ...]:
+    return (
+        prune.step(_cut_settings(ground, keep)),
+        distil.step(DistilSettings(training)),
+        quantize.step(_integers(ground)),
+    )
+
+
+def _trial(version: Version, tried: _Tried, outcome: str, reason: str) -> TrialRecord:
+    return TrialRecord(
+        version.name,
+        version.parent,
+        "kept" if outcome == "kept" else "dropped",
+        reason,
+        tried.candidate.latency,
+        tried.candidate.size_bytes,
+    )
+
+
+def _free_name(name: str, taken: list[str]) -> str:
+    """The name, with a letter where two cuts keep the same share."""
+    return next(c for c in (name, *(name.replace("-", f"{letter}-", 1) for letter in "bcdefgh")) if c not in taken)

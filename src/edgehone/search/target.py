@@ -1,0 +1,79 @@
+"""The target of a study: a device, and how latency is obtained there. Measured where we are, estimated elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from edgehone.devices import Device, LayerCost, LayerKind, estimate_latency
+from edgehone.exporters import EXPORTERS
+from edgehone.graph.cost import node_macs
+from edgehone.graph.ir import Graph, Node
+from edgehone.graph.quantized import QuantizedGraph
+from edgehone_agent.measure.latency import measure_latency
+from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.wire.measurement import Measurement
+
+MAIN_FORMAT, MAIN_RUNTIME = "tflite", "litert"
+_QUICK_ROUNDS = 11
+_FREE = frozenset({"reshape", "requantize"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and one thread of its main runtime.
+
+    Attributes:
+        device: the profile.
+        place: the machine in words, for measurements taken here.
+    """
+
+    device: Device
+    place: str
+
+    @property
+    def here(self) -> bool:
+        """Whether latency is measured on this machine; otherwise the profile estimates it."""
+        return self.device.detected
+
+    def latency(self, quantized: QuantizedGraph) -> Measurement:
+        """Latency of one int8 inference, quickly: enough to choose widths by, in microseconds."""
+        if not self.here:
+            return estimate_latency(self.device, layer_costs(quantized.graph))
+        content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "candidate.tflite"
+            path.write_bytes(content)
+            session = RUNTIMES.get(MAIN_RUNTIME).load(path)
+            found = measure_latency({"candidate": session}, rounds=_QUICK_ROUNDS)["candidate"]
+            session.close()
+        return Measurement(
+            found.median_us, "us", f"median of {found.rounds} rounds", self.place, found.rounds, found.low_us,
+            found.high_us,
+        )  # fmt: skip
+
+
+def layer_costs(graph: Graph) -> list[LayerCost]:
+    """What every node of a deployed graph costs as int8, for the estimates of `edgehone.devices`."""
+    return [_cost(graph, node) for node in graph.nodes if node.op not in _FREE]
+
+
+def _cost(graph: Graph, node: Node) -> LayerCost:
+    outputs = prod(graph.shapes[node.output])
+    weight, bias = graph.param(node, "weight"), graph.param(node, "bias")
+    stored = (weight.size if weight is not None else 0) + (4 * bias.size if bias is not None else 0)
+    moved = outputs + sum(prod(graph.shapes[name]) for name in node.inputs)
+    return LayerCost(_kind(graph, node), node_macs(graph, node), outputs, int(stored), moved)
+
+
+def _kind(graph: Graph, node: Node) -> LayerKind:
+    if node.op == "linear":
+        return "linear"
+    if node.op != "conv":
+        return "elementwise"
+    weight = graph.params[node.params["weight"]]
+    if node.attrs["groups"] > 1 and weight.shape[1] == 1:
+        return "depthwise"
+    return "conv1x1" if weight.shape[2:] == (1, 1) and node.attrs["groups"] == 1 else "conv"

@@ -1,0 +1,1 @@
+"""Training and recovery of a float network or a quantized twin; distillation is one setting of the same loop."""
