@@ -33,6 +33,15 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
 
 
+def fake_quantize_average(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """As `fake_quantize`, for averages of a few int8 levels, whose ties TFLite rounds away from level 0.
+
+    Ties are common there: one in four for a 2 by 2 window.
+    """
+    level = (x / scale + zero_point).detach()
+    return fake_quantize(x + level.sign() * (scale / 1024), scale, zero_point)
+
+
 def fake_quantize_constant(value: Tensor) -> Tensor:
     """The constant operand of an add or mul node on the int8 grid of its own range."""
     return fake_quantize(value, *affine(value.amin(), value.amax()))

@@ -37,15 +37,15 @@ def high_multiply(a: Integers, b: Integers | int) -> Integers:
 
 def rounding_shift(x: Integers, bits: Integers | int) -> Integers:
     """x / 2^bits to the nearest, halves away from zero."""
-    bits = np.asarray(bits, np.int64)
-    mask = (np.int64(1) << bits) - 1
-    return np.asarray((x >> bits) + ((x & mask) > (mask >> 1) + (x < 0)), np.int64)
+    half = (np.int64(1) << np.asarray(bits, np.int64)) >> 1
+    return np.asarray((x + half - ((x < 0) & (half > 0))) >> bits, np.int64)
 
 
 def multiply(x: Integers, mantissa: Integers, shift: Integers) -> Integers:
     """x times a quantized multiplier (MultiplyByQuantizedMultiplier, double rounding)."""
-    scaled = high_multiply(x << np.maximum(shift, 0), mantissa)
-    return rounding_shift(scaled, np.maximum(-shift, 0))
+    if np.any(shift > 0):
+        x = x << np.maximum(shift, 0)
+    return rounding_shift(high_multiply(x, mantissa), np.maximum(-shift, 0))
 
 
 def round_half_away(real: ArrayLike) -> Integers:

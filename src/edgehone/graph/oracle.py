@@ -29,7 +29,7 @@ from edgehone.graph.fixed_point import round_half_away
 from edgehone.graph.ir import Node
 from edgehone.graph.quantized import QuantizedGraph, QuantParams
 
-_CHUNK_VALUES = 2**21  # of the largest tensor, per pass: keeps int64 temporaries in tens of megabytes
+_CHUNK_VALUES = 2**17  # of the largest tensor, per pass: keeps the int64 temporaries in the cache
 
 
 def run(quantized: QuantizedGraph, x: Levels, *, rounding: Rounding = "single") -> Levels:

@@ -28,6 +28,7 @@ from edgehone.errors import DataError, NetworkError, RecipeError
 from edgehone.graph.fake_quant import (
     affine,
     fake_quantize,
+    fake_quantize_average,
     fake_quantize_bias,
     fake_quantize_constant,
     fake_quantize_weight,
@@ -168,7 +169,8 @@ class Twin(nn.Module):
         if name in self._copies:
             return x
         group = self._group[name]
-        return fake_quantize(x, self.scale[group], self.zero_point[group])
+        rounding = fake_quantize_average if name in self._averages else fake_quantize
+        return rounding(x, self.scale[group], self.zero_point[group])
 
     def _params(self, node: Node) -> dict[str, Tensor]:
         params = {role: self.network.tensor(key) for role, key in node.params.items()}
@@ -221,6 +223,7 @@ class Twin(nn.Module):
             for position, node in enumerate(graph.nodes)
         ]
         self._copies = frozenset(name for name, node in producers.items() if _copies(node))
+        self._averages = frozenset(name for name, node in producers.items() if _averages(node))
         watched = [name for name in graph.shapes if name not in producers or _widens(producers[name])]
         self._slot = {name: slot for slot, name in enumerate(watched)}
         known = {n: ranges[n if n in ranges else producers[n].inputs[0]] for n in watched} if ranges else {}
@@ -275,11 +278,14 @@ def _widens(node: Node) -> bool:
     return node.op not in SHARED_SCALE | FIXED_PARAMS.keys() or (node.op == "pad" and node.attrs["value"] != 0)
 
 
+def _averages(node: Node) -> bool:
+    """Whether a node's output lies between levels of its inputs."""
+    return node.op == "avg_pool" or (node.op == "resize" and node.attrs["mode"] == "bilinear")
+
+
 def _copies(node: Node) -> bool:
     """Whether a node's output holds only values of its inputs and 0, which are on the grid already."""
-    if node.op == "resize":
-        return bool(node.attrs["mode"] == "nearest")
-    return node.op in SHARED_SCALE and node.op != "avg_pool" and not _widens(node)
+    return node.op in SHARED_SCALE and not _averages(node) and not _widens(node)
 
 
 __all__ = ["RANGE_MOMENTUM", "Mode", "Twin", "quantize"]
