@@ -141,10 +141,12 @@ class Examples:
     def digest(self) -> str:
         """SHA-256 (hex) over the shapes, types and bytes of all examples and targets, in order."""
         sha = hashlib.sha256()
-        for part in (*self.chunks(), self.y):
-            array = np.ascontiguousarray(part.numpy())
-            sha.update(f"{array.dtype.str}{array.shape[1:]}".encode())
-            sha.update(array.data)
+        for parts in (self.chunks(), [self.y]):
+            for index, part in enumerate(parts):
+                array = np.ascontiguousarray(part.numpy())
+                if index == 0:
+                    sha.update(f"{array.dtype.str}{array.shape[1:]}".encode())
+                sha.update(array.data)
         return sha.hexdigest()
 
     def fingerprints(self) -> list[bytes]:

@@ -170,7 +170,6 @@ def _build(task: Task, seed: int, where: str) -> nn.Module:
             do="the function given as network takes no arguments and returns a torch module",
         ) from error
     if not isinstance(network, nn.Module):
-        raise TaskError(
-            f"the function given as network returned a {type(network).__name__}, not a torch module", where=where
-        )
+        what = f"the function given as network returned a {type(network).__name__}, not a torch module"
+        raise TaskError(what, where=where, do="return an nn.Module from it")
     return network

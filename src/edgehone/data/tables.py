@@ -71,6 +71,8 @@ def _columns(path: Path, where: str) -> list[tuple[str, pyarrow.ChunkedArray]]:
         raise DataError(f"column {twice[0]!r} exists twice", where=where, do="rename or drop one of them")
     if all(_is_number(name) for name in names):
         raise DataError("the first line holds numbers", where=where, do="name the columns in the first line")
+    if not loaded.num_rows:
+        raise DataError("there are no examples", where=where, do="give a table with at least one row")
     return list(zip(names, loaded.columns, strict=True))
 
 
@@ -87,11 +89,11 @@ def _values(name: str, column: pyarrow.ChunkedArray, where: str) -> Array:
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(
-            f"column {name!r} has {column.null_count} gaps, the first in data row {row + 1}",
+            f"column {name!r} has gaps in {column.null_count} of {len(column)} rows, the first in data row {row + 1}",
             where=where,
             do="fill the gaps or drop these rows",
         )
-    return np.asarray(column.to_numpy(zero_copy_only=False) if hasattr(column, "to_numpy") else column)
+    return np.asarray(column.to_numpy())
 
 
 def _is_number(text: str) -> bool:
