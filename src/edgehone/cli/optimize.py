@@ -16,6 +16,11 @@ examples = [
     "edgehone optimize my_task.py:gestures --members 4 --time 20min -o gestures --resume",
 ]
 
+_PASSED = (
+    "device", "max_latency", "max_size", "max_memory", "max_drop", "members", "time", "output", "resume", "seed",
+    "criterion", "allocation", "epochs", "qat_epochs", "observer", "l1", "l2", "dropout",
+)  # fmt: skip
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -51,28 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from edgehone.record import to_json
     from edgehone.search.study import optimize
 
-    names = [
-        "device",
-        "max_latency",
-        "max_size",
-        "max_memory",
-        "max_drop",
-        "members",
-        "time",
-        "output",
-        "resume",
-        "seed",
-        "criterion",
-        "allocation",
-        "epochs",
-        "qat_epochs",
-        "observer",
-        "l1",
-        "l2",
-        "dropout",
-    ]
     with TerminalProgress() as progress:
-        study = optimize(args.task, progress=progress, **{name: getattr(args, name) for name in names})
+        study = optimize(args.task, progress=progress, **{name: getattr(args, name) for name in _PASSED})
     if args.json:
         print(json.dumps(to_json(study.record)))
     else:

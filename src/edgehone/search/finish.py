@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgehone.budget import Budget
 from edgehone.devices import estimate_energy, estimate_latency
@@ -55,7 +58,7 @@ def finish(
             curve=version.curve,
             seconds=version.seconds,
         )
-        records.append(_judged(record, version, answers, judge, target, workspace, progress))
+        records.append(_judged(record, version, answers, judge, workspace, progress))
     records = [records[0], *(replace(r, holds=_holds(r, budget), energy=_energy(r, target)) for r in records[1:])]
     for record in records:
         _describe(record, workspace)
@@ -136,7 +139,7 @@ def _speedup(timing: LatencyResult, baseline: tuple[str, LatencyResult] | None, 
 
 
 def _judged(
-    record: MemberRecord, version: Version, answers: Mapping[str, object], judge: Judge, target: Target,
+    record: MemberRecord, version: Version, answers: Mapping[str, NDArray[Any]], judge: Judge,
     workspace: Workspace, progress: Progress,
 ) -> MemberRecord:  # fmt: skip
     """Add metric and drop on both splits, and on the test split what changed."""
@@ -144,14 +147,14 @@ def _judged(
     drop: dict[str, DropRecord] = {}
     for split, reference in answers.items():
         if version.name == ORIGINAL:
-            metric[split] = judge.value(reference, split, "float32 in onnxruntime")  # type: ignore[arg-type]
+            metric[split] = judge.value(reference, split, "float32 in onnxruntime")
             continue
         file = workspace.folder / version.file(MAIN_FORMAT)
         found = judge.answers(file, MAIN_RUNTIME, split, progress.at)
         metric[split] = judge.value(found, split, f"int8 in {MAIN_RUNTIME}")
-        drop[split] = judge.drop(reference, found, split)  # type: ignore[arg-type]
+        drop[split] = judge.drop(reference, found, split)
         if split == "test":
-            record = replace(record, classes=judge.classes(reference, found), flips=judge.flips(reference, found))  # type: ignore[arg-type]
+            record = replace(record, classes=judge.classes(reference, found), flips=judge.flips(reference, found))
     return replace(record, metric=metric, drop=drop)
 
 
@@ -167,13 +170,13 @@ def _holds(record: MemberRecord, budget: Budget) -> dict[str, bool]:
     size = next(file.size_bytes for file in record.files if file.format == MAIN_FORMAT)
     held: dict[str, bool] = {}
     if budget.latency_us is not None and latency is not None:
-        held["latency"] = (latency.high if latency.high is not None else latency.value) <= budget.latency_us
+        held["latency_us"] = (latency.high if latency.high is not None else latency.value) <= budget.latency_us
     if budget.size_bytes is not None:
-        held["size"] = size <= budget.size_bytes
+        held["size_bytes"] = size <= budget.size_bytes
     if budget.memory_bytes is not None and record.memory is not None:
-        held["memory"] = record.memory.value <= budget.memory_bytes
+        held["memory_bytes"] = record.memory.value <= budget.memory_bytes
     if budget.drop_pp is not None and "test" in record.drop:
-        held["drop"] = record.drop["test"].high_pp <= budget.drop_pp
+        held["drop_pp"] = record.drop["test"].high_pp <= budget.drop_pp
     return held
 
 

@@ -34,7 +34,7 @@ def verdict(original: MemberRecord, members: tuple[MemberRecord, ...]) -> str:
         told += f" at a drop of {format_drop(drop.value_pp)} (95 %: at worst {format_drop(drop.high_pp)})"
     if holding:
         return f"{told}."
-    missed = " and ".join(name for name, held in chosen.holds.items() if not held)
+    missed = " and ".join(name.split("_")[0] for name, held in chosen.holds.items() if not held)
     return f"No member holds every limit. The nearest one misses {missed}: {told}."
 
 

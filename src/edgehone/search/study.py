@@ -37,7 +37,7 @@ from edgehone.search.judge import Judge
 from edgehone.search.original import Original, epoch_seconds, original_network
 from edgehone.search.progress import Progress, Silent
 from edgehone.search.settings import Settings
-from edgehone.search.target import Target
+from edgehone.search.target import MAIN_RUNTIME, Target
 from edgehone.search.version import FORMATS, ORIGINAL, Version, export
 from edgehone.search.workspace import Workspace, folder_error, open_workspace, write_text
 from edgehone.task import Task, Training
@@ -261,10 +261,11 @@ def _record(
             "title": target.device.title,
             "here": target.here,
             "latency": "measured on this machine" if target.here else "estimated from the device's profile",
+            "runtime": MAIN_RUNTIME if target.here else target.device.costs[0].runtime,
         },
         budget=settings.budget.to_json(),
         settings=settings.to_json(),
-        machine={**machine, "noise": noise.to_json() if noise else None},
+        machine={**machine, "noise": noise.spread if noise else None},
         original=original,
         members=members,
         trials=tuple(trials),

@@ -2,7 +2,7 @@
 arXiv:1712.05877).
 
 Post-training quantization chooses ranges from a few hundred training examples. Quantization-aware training
-(`qat_epochs` above 0) goes on to train the network as it rounds; use it where post-training quantization loses more than the noise.
+(`qat_epochs` above 0) goes on to train the network as it rounds; use it where the former loses more than the noise.
 """
 
 from __future__ import annotations
