@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgehone.data.check import Finding
 from edgehone.errors import NetworkError
@@ -32,6 +32,11 @@ def check_answers(network: nn.Module, x: Tensor) -> Iterator[Finding]:
         do = "do not override train() or eval() so that they pass over a module"
         yield Finding("error", "the module stays in train mode after eval()", stuck[0], do)
         return
+    neighbours = [n for n, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
+    if neighbours:
+        do = "use BatchNorm with track_running_stats=True"
+        yield Finding("error", "it normalises by the batch at hand, in eval mode too", neighbours[0] or "network", do)
+        return
     first, second = _answer(network, x), _answer(network, x)
     if not torch.isfinite(first).all():
         do = "check the weights, and divisions, roots and logs in forward and preprocess"
@@ -40,12 +45,8 @@ def check_answers(network: nn.Module, x: Tensor) -> Iterator[Finding]:
         do = "F.dropout needs training=self.training; draw no random numbers in forward and keep no state"
         yield Finding("error", "two runs in eval mode on the same batch differ", "network", do)
     elif _differ(first[:1], _answer(network, x[:1])):
-        yield Finding(
-            "error",
-            "the answer to an example changes with the rest of its batch",
-            _batch_norm_without_statistics(network) or "network",
-            "use BatchNorm with track_running_stats=True, and reduce over no batch axis in forward",
-        )
+        do = "treat each example on its own: reduce over no batch axis in forward"
+        yield Finding("error", "the answer to an example changes with the rest of its batch", "network", do)
     else:
         yield Finding("ok", "answers in eval mode are repeatable and do not depend on the batch", "network")
 
@@ -75,11 +76,6 @@ def _answer(network: nn.Module, x: Tensor) -> Tensor:
 
 def _differ(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() > _TOLERANCE * max(float(first.abs().max()), 1e-6))
-
-
-def _batch_norm_without_statistics(network: nn.Module) -> str:
-    names = (n for n, m in network.named_modules() if isinstance(m, _NormBase) and m.running_mean is None)
-    return next(names, "")
 
 
 def _place(error: BaseException) -> str:

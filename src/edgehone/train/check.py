@@ -102,12 +102,15 @@ def _check_as_handed_in(prepared: Prepared) -> Iterator[Finding]:
 
 
 def _check_types(network: nn.Module) -> Iterator[Finding]:
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            yield Finding("error", f"{name} is {dtype}, not float32", "network", "call network.float()")
-        elif not torch.isfinite(tensor).all():
-            yield Finding("error", f"{name} holds NaN or infinite values", "network", "load weights that are whole")
+    tensors = {name: t for name, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
+    other = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items() if t.dtype != torch.float32}
+    if other:
+        name, dtype = next(iter(other.items()))
+        what = f"{len(other)} parameters are {dtype}, not float32, like {name}"
+        yield Finding("error", what, "network", "call network.float()")
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        yield Finding("error", f"{broken[0]} holds NaN or infinite values", "network", "load weights that are whole")
 
 
 def _check_output(prepared: Prepared, output: Tensor, x: Tensor, y: Tensor) -> Iterator[Finding]:
