@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
 from edgehone.errors import TaskError
 
 if TYPE_CHECKING:
@@ -57,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(name: str, findings: Sequence[Finding], errors: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         mark, colour = _MARKS[finding.level]
