@@ -28,7 +28,7 @@ def task() -> Task:
         test=(x[held], ids[held]),
         preprocess=Scale(1 / 16),
         labels=tuple("0123456789"),
-        training=Training(epochs=12, batch_size=64, learning_rate=0.1),
+        training=Training(epochs=8, batch_size=64, learning_rate=0.1),
     )
 
 

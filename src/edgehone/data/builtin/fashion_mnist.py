@@ -36,7 +36,7 @@ def task() -> Task:
         preprocess=Scale(1 / 255),
         augment=flip(),
         labels=LABELS,
-        training=Training(epochs=4, batch_size=128, learning_rate=0.2, label_smoothing=0.1),
+        training=Training(epochs=3, batch_size=128, learning_rate=0.2, label_smoothing=0.1),
     )
 
 
