@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, progre
 def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer) -> Progress | None:
     """Restore what `save_checkpoint` wrote; None when there is no usable checkpoint for this network."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError):
         return None
