@@ -4,8 +4,9 @@
         scores = model.predict(picture)          # (3, 32, 32) → (10,), or (N, 3, 32, 32) → (N, 10)
 
 Torch order is (C, H, W), (C, L) or (F) per example. A channels-last file holds (1, H, W, C), (1, L, C) or (1, F);
-other ranks are the same in both. A sequence (C, L) may lie in a file as a picture of height 1; such a file takes both (C, L) and (C, 1, L), and its answer
-drops the height again when the question had none. Quantized files are fed and read with their own scales.
+other ranks are the same in both. A sequence (C, L) may lie in a file as a picture of height 1; such a file takes both
+(C, L) and (C, 1, L), and its answer drops the height again when the question had none. Quantized files are fed and
+read with their own scales.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _as_batch(shapes: tuple[Shape, ...], x: ArrayLike) -> tuple[Array, bool, int
     flat = batch.ravel()
     # The sum of squares is three times quicker than isfinite and never finite when a value is not; it may overflow on
     # large but good values, hence the second look.
-    if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
+    if not math.isfinite(np.vdot(flat, flat)) and not np.isfinite(flat).all():
         raise InputError("the input holds NaN or infinite values", do="drop or repair these readings first")
     return batch, array.shape != shape, len(shape)
 

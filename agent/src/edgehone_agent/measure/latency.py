@@ -205,7 +205,6 @@ def _median_interval(values: NDArray[np.float64], seed: int) -> tuple[float, flo
 def _no_garbage_collection() -> Iterator[None]:
     """A collection inside a timed call would be charged to the model."""
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -1,7 +1,8 @@
 """LiteRT (formerly TensorFlow Lite): .tflite files, on the CPU with XNNPACK.
 
-The library verifies the flatbuffer before it uses it, so a truncated file or one with damaged structure is refused. A
-changed byte inside the weights cannot be seen by any runtime: that is what a bundle's digests are for.
+The library verifies the flatbuffer before it uses it, and `_tflite_graph` what the flatbuffer says, so a truncated or
+damaged file is refused. A changed byte inside the weights cannot be seen by any runtime: that is what a bundle's
+digests are for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from edgehone_agent.errors import InputError, MissingExtraError
 from edgehone_agent.runtimes import Layout, TensorInfo
 from edgehone_agent.runtimes._files import check_threads, read_model, refuse_file
+from edgehone_agent.runtimes._tflite_graph import check_graph
 
 _IDENTIFIER = b"TFL3"  # file identifier of the TFLite schema, bytes 4 to 7 of every such file
 _DTYPES = ("float32", "int8", "uint8")
@@ -50,11 +52,11 @@ class LiteRTSession:
         try:
             self._set(self._input_index, x)
             self._invoke()
+            return self._get(self._output_index)
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"the file does not take this input: {error}", do=f"give {self.input.dtype} of shape {self.input.shape}"
             ) from error
-        return self._get(self._output_index)
 
     def describe(self) -> dict[str, Any]:
         """Runtime, version, threads, input, output, accelerator, and how many partitions XNNPACK took over."""
@@ -119,23 +121,26 @@ def _load(path: Path, *, threads: int, reference: bool) -> LiteRTSession:
     content = read_model(path, format_name="a .tflite")
     if content[4:8] != _IDENTIFIER:
         raise refuse_file("this is not a .tflite file (it lacks the TFL3 identifier)", path)
+    check_threads(threads)
     kinds = library.OpResolverType
     try:
+        check_graph(content)
         with _QUIET_ONCE():
             interpreter = library.Interpreter(
                 model_content=content,
-                num_threads=check_threads(threads),
+                num_threads=threads,
                 experimental_op_resolver_type=kinds.BUILTIN_REF if reference else kinds.AUTO,
             )
             interpreter.allocate_tensors()
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        operators = [details["op_name"] for details in interpreter._get_ops_details()]
     except (ValueError, RuntimeError) as error:
         raise refuse_file("the file is corrupt or uses what LiteRT does not know", path, error) from error
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1:
         raise refuse_file(f"the file has {len(inputs)} inputs and {len(outputs)} outputs, not one of each", path)
     input_, output = _tensor(inputs[0], path), _tensor(outputs[0], path)
-    # The interpreter keeps the replaced operators in its list; each partition that XNNPACK took adds one DELEGATE.
-    partitions = 0 if reference else sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
+    # The list keeps the operators that XNNPACK replaced; each partition it took over adds one DELEGATE.
+    partitions = operators.count("DELEGATE")
     info = {
         "runtime": runtime.name,
         "version": runtime.version(),

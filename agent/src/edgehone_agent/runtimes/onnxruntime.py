@@ -84,16 +84,14 @@ class OnnxRuntime:
         content = read_model(path, format_name="an .onnx")
         check_threads(threads)
         try:
-            session = library.InferenceSession(content, _options(library, threads), providers=["CPUExecutionProvider"])
+            session = _open(library, content, threads)
             inputs = session.get_inputs()
             batch = inputs[0].shape[0] if len(inputs) == 1 and inputs[0].shape else None
             if isinstance(batch, str):  # the name of a free batch is known only once the file is open: open it again
-                options = _options(library, threads)
-                options.add_free_dimension_override_by_name(batch, 1)
-                session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+                session = _open(library, content, threads, free_batch=batch)
+            inputs, outputs = session.get_inputs(), session.get_outputs()
         except _library_errors() as error:
             raise refuse_file("the file is corrupt or uses what ONNX Runtime does not know", path, error) from error
-        inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise refuse_file(f"the file has {len(inputs)} inputs and {len(outputs)} outputs, not one of each", path)
         input_, output = _tensor(inputs[0], path), _tensor(outputs[0], path)
@@ -128,7 +126,7 @@ def _library_errors() -> tuple[type[Exception], ...]:
     return (*found, ValueError, RuntimeError)
 
 
-def _options(library: Any, threads: int) -> Any:
+def _open(library: Any, content: bytes, threads: int, free_batch: str | None = None) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -136,7 +134,10 @@ def _options(library: Any, threads: int) -> Any:
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return options
+    if free_batch is not None:
+        options.add_free_dimension_override_by_name(free_batch, 1)
+    # Without the fallback the library tries nothing else, and prints nothing, when it refuses a file.
+    return library.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _tensor(argument: Any, path: Path) -> TensorInfo:
