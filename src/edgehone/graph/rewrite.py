@@ -141,8 +141,6 @@ def _padded_conv(edit: Edit, node: Node) -> bool:
     pad = edit.producer(node.inputs[0], "pad") if node.op == "conv" else None
     if pad is None or pad.attrs["value"] != 0 or any(any(amounts) for amounts in pad.attrs["pads"][:2]):
         return False
-    if len(edit.readers(pad.output)) > 1 or pad.output == edit.output:
-        return False
     spatial = ((0, 0), *pad.attrs["pads"][2:])[-2:]  # a (1, C, L) tensor has a height of 1
     sides = tuple((a + p, b + q) for (a, b), (p, q) in zip(node.attrs["padding"], spatial, strict=True))
     edit.put(replace(node, inputs=pad.inputs, attrs={**node.attrs, "padding": sides}))

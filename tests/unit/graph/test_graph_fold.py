@@ -178,6 +178,26 @@ def test_a_convolution_with_two_readers_is_left_alone() -> None:
     assert kinds(folded(Twice())) == ["conv", "conv+relu", "add"]
 
 
+def test_an_activation_joins_only_what_it_alone_reads() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return F.relu(y) * y
+
+    assert kinds(folded(Skip())) == ["conv", "relu", "mul"]
+
+
+def test_a_constant_that_repeats_channels_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 1, 3), Affine(channels(3), 0.0), nn.BatchNorm2d(3))
+    graph = folded(network)
+    assert kinds(graph) == ["conv", "mul", "conv"]
+    assert [graph.shapes[node.output][1] for node in graph.nodes] == [1, 3, 3]
+
+
 def test_silu_becomes_sigmoid_and_mul() -> None:
     assert kinds(folded(nn.Sequential(conv(1), nn.SiLU()))) == ["conv", "sigmoid", "mul"]
 

@@ -130,6 +130,12 @@ def test_simplify_leaves_the_given_graph_alone_and_settles() -> None:
     assert again is not graph
 
 
+def test_nodes_in_a_row_become_one() -> None:
+    assert [node.op for node in traced(lambda x: x.permute(0, 2, 3, 1).permute(0, 1, 3, 2)).nodes] == ["transpose"]
+    assert [node.op for node in traced(lambda x: F.pad(sides(x), (1, 2))).nodes] == ["pad"]
+    assert [node.op for node in traced(lambda x: F.pad(sides(x), (1, 2), value=1.0)).nodes] == ["pad", "pad"]
+
+
 def test_padding_that_others_read_stays() -> None:
     conv = nn.Conv2d(4, 4, 3)
 
@@ -137,4 +143,11 @@ def test_padding_that_others_read_stays() -> None:
         padded = F.pad(x, (1, 1, 1, 1))
         return conv(padded) + padded[:, :, 1:-1, 1:-1]  # type: ignore[no-any-return]
 
-    assert "pad" in {node.op for node in traced(function).nodes}
+    (node,) = [node for node in traced(function).nodes if node.op == "conv"]
+    assert (node.inputs, node.attrs["padding"]) == (("x",), ((1, 1), (1, 1)))
+
+    def halves(x: Tensor) -> Tensor:
+        padded = sides(x)
+        return padded[:, :, ::2] * padded[:, :, :5]
+
+    assert [node.op for node in traced(halves).nodes] == ["pad", "slice", "slice", "mul"]
