@@ -174,7 +174,8 @@ def _avg_pool(low: Lowering, node: Node) -> None:
     """In a float file, and where padded places do not count, as it is; else as a depthwise convolution.
 
     AVERAGE_POOL_2D never counts what SAME pads. XNNPACK does not take it in int8; the convolution with weights
-    1 / (height * width), which int8 holds exactly, is faster and counts padded places.
+    1 / (height * width), which int8 holds exactly, is faster and counts padded places. Levels of 64 keep the reference
+    kernels, which round the product twice, from rounding 0.25 up to 1 as they do with levels of 1.
     """
     height, width = node.attrs["kernel"]
     counts = node.attrs["count_include_pad"] or not any(map(any, node.attrs["padding"]))
@@ -187,8 +188,8 @@ def _avg_pool(low: Lowering, node: Node) -> None:
         low.emit("AVERAGE_POOL_2D", [x], low.write(node.output), options)
         return
     channels = low.graph.shapes[node.output][1]
-    scale = np.full(channels, 1 / (height * width), np.float32)
-    weight = low.model.constant(np.ones((1, height, width, channels), np.int8), ChannelParams(scale, axis=3))
+    scale = np.full(channels, 1 / (64 * height * width), np.float32)
+    weight = low.model.constant(np.full((1, height, width, channels), 64, np.int8), ChannelParams(scale, axis=3))
     bias = low.model.constant(np.zeros(channels, np.int32), ChannelParams(np.float32(params.scale) * scale))
     low.emit("DEPTHWISE_CONV_2D", [x, weight, bias], low.write(node.output), {**options, "depth_multiplier": 1})
 

@@ -1,0 +1,132 @@
+"""Every operator in .tflite files, against torch, the quantized twin and three runtimes."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgehone.exporters._tflite_layout import to_file
+from edgehone.exporters.tflite import exporter
+from edgehone.graph.network import GraphNetwork
+from edgehone.graph.quantized import QuantizedGraph
+from edgehone.graph.twin import Twin
+from edgehone.testing.operators import OPERATORS
+from edgehone.testing.tflite_files import (
+    left_by_xnnpack,
+    operators_off_npu,
+    run_litert,
+    run_tflite_micro,
+)
+
+torch.set_num_threads(1)
+
+# What XNNPACK does not take, so that LiteRT runs it by itself: in both kinds of file, and in int8 alone.
+LEFT_IN_BOTH = {
+    "slice with a step": ["STRIDED_SLICE"],
+    "pad with a value": ["PADV2"],
+    "resize nearest": ["RESIZE_NEAREST_NEIGHBOR"],
+    "resize nearest half pixel": ["RESIZE_NEAREST_NEIGHBOR"],
+}
+LEFT_IN_INT8 = {
+    **LEFT_IN_BOTH,
+    "softmax": ["SOFTMAX"],
+    "classifier": ["SOFTMAX"],
+    "avg_pool of inside places": ["AVERAGE_POOL_2D"],
+}
+OFF_NPU = {"resize nearest half pixel", "resize bilinear corners"}
+
+
+def examples(name: str) -> torch.Tensor:
+    shape = OPERATORS[name]().input_shape
+    return 1.5 * torch.randn((8, *shape[1:]), generator=torch.Generator().manual_seed(1))
+
+
+@cache
+def calibrated(name: str) -> tuple[Twin, QuantizedGraph]:
+    twin = Twin(OPERATORS[name]()).eval()
+    twin.calibrate([examples(name)])
+    return twin, twin.to_quantized()
+
+
+def in_file(batch: torch.Tensor) -> np.ndarray:
+    """(N, C, H, W) → (N, 1, H, W, C), one example after another as the file takes them."""
+    return np.stack([np.ascontiguousarray(to_file(example[None].numpy())) for example in batch])
+
+
+def levels(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Input levels, and the twin's output levels for them."""
+    twin, quantized = calibrated(name)
+    with torch.no_grad():
+        output = twin(examples(name))
+    source, target = (quantized.tensors[t] for t in (quantized.graph.input, quantized.graph.output))
+    return source.quantize(in_file(examples(name))), target.quantize(in_file(output))
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.int8
+    return int(np.abs(a.astype(int) - b).max())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_float_file_computes_what_torch_does(name: str) -> None:
+    graph = OPERATORS[name]()
+    with torch.no_grad():
+        expected = in_file(GraphNetwork(graph).eval()(examples(name)))
+    data = exporter.export(graph)
+    for reference in (False, True):
+        found = run_litert(data, in_file(examples(name)), reference=reference)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert left_by_xnnpack(data) == LEFT_IN_BOTH.get(name, [])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_int8_file_computes_what_the_twin_does(name: str) -> None:
+    data = exporter.export(calibrated(name)[1])
+    given, expected = levels(name)
+    assert left_by_xnnpack(data) == LEFT_IN_INT8.get(name, [])
+    xnnpack, reference = run_litert(data, given), run_litert(data, given, reference=True)
+    assert apart(xnnpack, expected) <= 1
+    assert (xnnpack == expected).mean() > 0.85  # averages of four have a tie in four, rounded either way
+    assert apart(xnnpack, reference) <= min(len(calibrated(name)[1].graph.nodes), 2)  # one passes on what one gave it
+    assert apart(run_tflite_micro(data, given), reference) <= (1 if "linear" in name or name == "classifier" else 0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_float_ends_change_nothing_inside(name: str) -> None:
+    _, quantized = calibrated(name)
+    source, target = (quantized.tensors[t] for t in (quantized.graph.input, quantized.graph.output))
+    given, _ = levels(name)
+    inner = run_litert(exporter.export(quantized), given)
+    data = exporter.export(quantized, io="float32")
+    outer = run_litert(data, source.dequantize(given))
+    assert outer.dtype == np.float32
+    np.testing.assert_array_equal(target.quantize(outer), inner)
+    np.testing.assert_array_equal(target.dequantize(inner), outer)
+    assert left_by_xnnpack(data) == LEFT_IN_INT8.get(name, [])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_same_graph_gives_the_same_bytes(name: str) -> None:
+    for io in ("int8", "float32"):
+        assert exporter.export(calibrated(name)[1], io=io) == exporter.export(calibrated(name)[1], io=io)
+    again = Twin(OPERATORS[name]()).eval()
+    again.calibrate([examples(name)])
+    assert exporter.export(again.to_quantized()) == exporter.export(calibrated(name)[1])
+    assert exporter.export(OPERATORS[name]()) == exporter.export(OPERATORS[name]())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_npu_takes_everything(name: str, tmp_path: Path) -> None:
+    left = operators_off_npu(exporter.export(calibrated(name)[1]), tmp_path)
+    assert (left > 0) == (name in OFF_NPU)
+
+
+def test_what_xnnpack_leaves_is_seen() -> None:
+    """The proof of full delegation must be able to fail, also when a delegate takes the rest."""
+    assert left_by_xnnpack(exporter.export(calibrated("classifier")[1])) == ["SOFTMAX"]
+    assert left_by_xnnpack(exporter.export(OPERATORS["pad with a value"]())) == ["PADV2"]
