@@ -1,0 +1,68 @@
+"""An ONNX model in the making: nodes, constants and names. Knows the format and nothing of graphs or quantization.
+
+Values are named by number, since in a small file long names weigh as much as the weights. Equal constants are stored
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgehone.graph.ir import FloatArray, Shape
+
+OPSET = 18  # the first with Resize and Pad over chosen axes, which leaves the batch free
+_IR_VERSION = 8  # of the ONNX release that brought the opset
+
+Data: TypeAlias = FloatArray | NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
+Attribute: TypeAlias = int | float | str | list[int]
+
+
+class ModelWriter:
+    """Collects nodes in execution order; every method returns the name of the value it adds."""
+
+    input = "input"
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[tuple[str, Shape, bytes], TensorProto] = {}
+        self._count = 0
+
+    def constant(self, data: Data) -> str:
+        """A constant tensor; a number (rank 0) stays one, as scales and zero points must be."""
+        key = (data.dtype.str, data.shape, data.tobytes())
+        if key not in self._constants:
+            # np.array, since np.ascontiguousarray makes a vector of a number
+            self._constants[key] = numpy_helper.from_array(np.array(data, order="C"), self._name())
+        return str(self._constants[key].name)
+
+    def node(self, operator: str, inputs: Iterable[str], **attributes: Attribute) -> str:
+        """An operator with one output; an input called "" is left out."""
+        name = self._name()
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def finish(self, output: str, input_shape: Shape, output_shape: Shape) -> bytes:
+        """The file, in which a value is called "output"; the batch of both shapes is free."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for place, name in enumerate(names):
+                    if name == output:
+                        names[place] = "output"
+        ends = [
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])]
+            for name, shape in ((self.input, input_shape), ("output", output_shape))
+        ]
+        graph = helper.make_graph(self._nodes, "edgehone", *ends, initializer=list(self._constants.values()))
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="edgehone"
+        )
+        return bytes(model.SerializeToString(deterministic=True))
+
+    def _name(self) -> str:
+        self._count += 1
+        return str(self._count)

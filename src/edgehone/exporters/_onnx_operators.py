@@ -1,0 +1,256 @@
+"""How each operator of the graph is written in ONNX. One function per operator, or per kind of operator.
+
+Where ONNX Runtime has no integer kernel for an operator of an int8 file, it is written with operators that have one;
+the table in `onnx.py` says how. A rank-3 tensor (N, C, L) stays one: ONNX has one-dimensional windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgehone.errors import UnsupportedOperatorError
+from edgehone.exporters._onnx_lowering import LOWEST, Lowering
+from edgehone.exporters._onnx_model import Attribute
+from edgehone.graph.ir import Node
+from edgehone.graph.quantized import QuantParams
+
+_LEVELS_OF_ONE = QuantParams(1 / 255, LOWEST)  # 0..1
+_LEVELS_OF_MINUS_ONE = QuantParams(1 / 255, 127)  # -1..0
+
+
+def _spatial(low: Lowering, node: Node, *pairs: str) -> list[list[int]]:
+    """Attributes (h, w) of a node, as far as its tensors have these axes."""
+    rank = len(low.graph.shapes[node.inputs[0]]) - 2
+    return [list(node.attrs[name][-rank:]) for name in pairs]
+
+
+def _pads(low: Lowering, node: Node) -> list[int]:
+    """All paddings before, then all after."""
+    (padding,) = _spatial(low, node, "padding")
+    return [before for before, _ in padding] + [after for _, after in padding]
+
+
+def _weights(low: Lowering, node: Node) -> list[str]:
+    """Weight and bias of a weighted node, in torch layout but for the height of a one-dimensional weight."""
+    flat = node.op == "conv" and len(low.graph.shapes[node.inputs[0]]) == 3
+    if low.quantized is None:
+        weight, bias = (low.graph.params[node.params[role]] for role in ("weight", "bias"))
+        return [low.model.constant(weight[:, :, 0] if flat else weight), low.model.constant(bias)]
+    integers = low.quantized.weights[node.output]
+    levels = integers.values[:, :, 0] if flat else integers.values  # (O, I/g, 1, k) → (O, I/g, k)
+    bias_scale = np.float32(low.stored(node.inputs[0]).params.scale) * integers.scale
+    return [low.channels(levels, integers.scale), low.channels(integers.bias, bias_scale)]
+
+
+def _conv(low: Lowering, node: Node) -> None:
+    strides, dilations = _spatial(low, node, "stride", "dilation")
+    value = low.emit(
+        "Conv",
+        [low.read(node.inputs[0]), *_weights(low, node)],
+        strides=strides,
+        dilations=dilations,
+        pads=_pads(low, node),
+        group=node.attrs["groups"],
+    )
+    low.write(node, value, node.activation)
+
+
+def _linear(low: Lowering, node: Node) -> None:
+    value = low.emit("Gemm", [low.read(node.inputs[0]), *_weights(low, node)], transB=1)
+    low.write(node, value, node.activation)
+
+
+def _arithmetic(operator: str) -> Callable[[Lowering, Node], None]:
+    def write(low: Lowering, node: Node) -> None:
+        inputs = [low.read(name) for name in node.inputs]
+        if "value" in node.params and low.quantized is None:
+            inputs.append(low.model.constant(low.graph.params[node.params["value"]]))
+        elif low.quantized is not None and node.output in low.quantized.constants:
+            constant = low.quantized.constants[node.output]
+            inputs.append(low.constant(constant.values, constant.params))
+        low.write(node, low.emit(operator, inputs), node.activation)
+
+    return write
+
+
+def _sub(low: Lowering, node: Node) -> None:
+    """In an int8 file as a + (-1) * b; the product only mirrors levels, so it is exact."""
+    first, second = (low.read(name) for name in node.inputs)
+    if low.int8:
+        params = low.stored(node.inputs[1]).params
+        mirrored = QuantParams(params.scale, -1 - params.zero_point)
+        minus = low.round(low.emit("Mul", [second, low.rounded_number(-1, _LEVELS_OF_MINUS_ONE)]), mirrored)
+        value = low.emit("Add", [first, minus])
+    else:
+        value = low.emit("Sub", [first, second])
+    low.write(node, value, node.activation)
+
+
+def _unary(operator: str, **attributes: Attribute) -> Callable[[Lowering, Node], None]:
+    def write(low: Lowering, node: Node) -> None:
+        low.write(node, low.emit(operator, [low.read(node.inputs[0])], **attributes))
+
+    return write
+
+
+def _leaky_relu(low: Lowering, node: Node) -> None:
+    low.write(node, low.emit("LeakyRelu", [low.read(node.inputs[0])], alpha=float(node.attrs["slope"])))
+
+
+def _clamp(low: Lowering, node: Node) -> None:
+    """ReLU and ReLU6 that stand alone; in an int8 file by the table look-up of a leaky ReLU with slope 0."""
+    x = low.read(node.inputs[0])
+    low.write(node, low.emit("LeakyRelu", [x], alpha=0.0) if low.int8 else x, node.op)
+
+
+def _requantize(low: Lowering, node: Node) -> None:
+    """Nothing in front of a concat, whose kernel takes any parameters; else a leaky ReLU with slope 1."""
+    source = node.inputs[0]
+    if all(reader.op == "concat" for reader in low.readers[node.output]):
+        low.store(node.output, low.stored(source))
+    else:
+        low.write(node, low.emit("LeakyRelu", [low.read(source)], alpha=1.0))
+
+
+def _hard_swish(low: Lowering, node: Node) -> None:
+    """x * clip(x / 6 + 1/2, 0, 1); in an int8 file the clip is that of levels that saturate.
+
+    One level of the gate is 1/255, so the product is right to less than one level of the output.
+    """
+    x = low.read(node.inputs[0])
+    if not low.int8:
+        low.write(node, low.emit("HardSwish", [x]))
+        return
+    sixth = low.dequantize(low.stored(node.inputs[0]), 1 / 6)
+    half = low.rounded_number(0.5, QuantParams(0.5 / 255, LOWEST))
+    gate = low.round(low.emit("Add", [sixth, half]), _LEVELS_OF_ONE)
+    low.write(node, low.emit("Mul", [x, gate]))
+
+
+def _tanh(low: Lowering, node: Node) -> None:
+    """In an int8 file as 2 * sigmoid(2 * x) - 1, whose factors and difference are scales and a zero point."""
+    source = node.inputs[0]
+    if low.quantized is None:
+        low.write(node, low.emit("Tanh", [low.read(source)]))
+        return
+    sigmoid = low.emit("Sigmoid", [low.dequantize(low.stored(source), 2.0)])
+    levels = low.quantize(sigmoid, QuantParams(1 / 256, LOWEST))
+    low.store(node.output, levels._replace(params=low.quantized.tensors[node.output]))
+
+
+def _concat(low: Lowering, node: Node) -> None:
+    low.write(node, low.emit("Concat", [low.read(name) for name in node.inputs], axis=node.attrs["axis"]))
+
+
+def _slice(low: Lowering, node: Node) -> None:
+    bounds = [low.integers([node.attrs[name]]) for name in ("start", "stop", "axis", "step")]
+    low.move(node, low.emit("Slice", [low.read(node.inputs[0]), *bounds]))
+
+
+def _pad(low: Lowering, node: Node) -> None:
+    """In an int8 file on the levels themselves: ONNX Runtime has an integer kernel, but replaces no float one by it."""
+    source, real = node.inputs[0], float(node.attrs["value"])
+    axes = [axis for axis, amounts in enumerate(node.attrs["pads"]) if any(amounts)]
+    pads = [node.attrs["pads"][axis][side] for side in (0, 1) for axis in axes]
+    if low.quantized is None:
+        inputs = [low.read(source), low.integers(pads), low.number(real), low.integers(axes)]
+        low.move(node, low.emit("Pad", inputs))
+        return
+    stored, params = low.stored(source), low.quantized.tensors[node.output]
+    if real != 0 and stored.params != params:
+        stored = low.quantize(low.emit("LeakyRelu", [low.read(source)], alpha=1.0), params)
+    inputs = [stored.levels, low.integers(pads), low.level(real, stored.params), low.integers(axes)]
+    low.store(node.output, stored._replace(levels=low.emit("Pad", inputs)))
+
+
+def _windowed(operator: str, low: Lowering, node: Node, **attributes: Attribute) -> str:
+    """A pool over the node's input."""
+    kernel, strides = _spatial(low, node, "kernel", "stride")
+    pads = _pads(low, node)
+    if any(amount >= size for amount, size in zip(pads, kernel * 2, strict=True)):
+        raise UnsupportedOperatorError(
+            f"{node.op} with windows that lie in the padding alone is not an operator of .onnx",
+            where=node.module,
+            do="pad by less than the window's size",
+        )
+    x = low.read(node.inputs[0])
+    return low.emit(operator, [x], kernel_shape=kernel, strides=strides, pads=pads, **attributes)
+
+
+def _max_pool(low: Lowering, node: Node) -> None:
+    low.move(node, _windowed("MaxPool", low, node))
+
+
+def _avg_pool(low: Lowering, node: Node) -> None:
+    counts = int(node.attrs["count_include_pad"])
+    low.write(node, _windowed("AveragePool", low, node, count_include_pad=counts))
+
+
+def _mean(low: Lowering, node: Node) -> None:
+    value = low.emit("GlobalAveragePool", [low.read(node.inputs[0])])  # (N, C, ...) → (N, C, 1, ...)
+    if not node.attrs["keepdim"]:
+        rounded = low.round(value, low.quantized.tensors[node.output]) if low.quantized else value
+        value = low.emit("Flatten", [rounded])  # (N, C, 1, ...) → (N, C)
+    low.write(node, value)
+
+
+def _reshape(low: Lowering, node: Node) -> None:
+    x, shape = low.read(node.inputs[0]), node.attrs["shape"]
+    if len(shape) == 2:
+        low.move(node, low.emit("Flatten", [x]))  # (N, ...) → (N, F)
+        return
+    low.move(node, low.emit("Reshape", [x, low.integers([0, *shape[1:]])]))  # 0 keeps the batch
+
+
+def _transpose(low: Lowering, node: Node) -> None:
+    low.move(node, low.emit("Transpose", [low.read(node.inputs[0])], perm=list(node.attrs["perm"])))
+
+
+def _resize(low: Lowering, node: Node) -> None:
+    """Where torch's `interpolate` samples: "nearest" floors, "nearest-exact" rounds halves up."""
+    axes = list(range(2, len(low.graph.shapes[node.inputs[0]])))
+    (size,) = _spatial(low, node, "size")
+    inputs = [low.read(node.inputs[0]), "", "", low.integers(size)]
+    if node.attrs["mode"] == "bilinear":
+        places = "align_corners" if node.attrs["align_corners"] else "half_pixel"
+        value = low.emit("Resize", inputs, axes=axes, mode="linear", coordinate_transformation_mode=places)
+        low.write(node, value)
+        return
+    half = node.attrs["half_pixel"]
+    value = low.emit(
+        "Resize",
+        inputs,
+        axes=axes,
+        mode="nearest",
+        coordinate_transformation_mode="half_pixel" if half else "asymmetric",
+        nearest_mode="round_prefer_ceil" if half else "floor",
+    )
+    low.move(node, value)
+
+
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "add": _arithmetic("Add"),
+    "mul": _arithmetic("Mul"),
+    "sub": _sub,
+    "relu": _clamp,
+    "relu6": _clamp,
+    "hard_swish": _hard_swish,
+    "sigmoid": _unary("Sigmoid"),
+    "tanh": _tanh,
+    "leaky_relu": _leaky_relu,
+    "softmax": _unary("Softmax", axis=-1),
+    "concat": _concat,
+    "slice": _slice,
+    "pad": _pad,
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "mean": _mean,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "resize": _resize,
+    "requantize": _requantize,
+}
