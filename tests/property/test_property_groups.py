@@ -84,7 +84,8 @@ class Program:
         return self.activation(self.build.conv(x, width * self.draw(st.integers(1, 2)), groups=width, bias=True))
 
     def grouped(self, x: str) -> str:
-        return self.activation(self.build.conv(x, 4 * self.draw(st.integers(1, 3)), groups=2, bias=True))
+        groups = 2 if self.width(x) % 2 == 0 else 1  # a split may have left an odd width
+        return self.activation(self.build.conv(x, 4 * self.draw(st.integers(1, 3)), groups=groups, bias=True))
 
     def squeeze_excite(self, x: str) -> str:
         b = self.build
