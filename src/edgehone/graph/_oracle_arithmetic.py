@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edgehone.graph._oracle_call import Call, Levels
+from edgehone.graph._oracle_movement import pool_windows
 from edgehone.graph.fixed_point import (
     Integers,
     exp_of_negative,
@@ -69,17 +70,25 @@ def _channel_factor(call: Call, weights: QuantizedWeights) -> NDArray[np.float64
 
 
 def _add(call: Call) -> Integers:
-    """Both inputs on a common scale with 20 more bits, then down to the output's."""
-    twice_larger = 2 * max(params.scale for params in call.params)
-    a, b = (multiply(call.centred(i) << 20, *quantize_multiplier(call.params[i].scale / twice_larger)) for i in (0, 1))
-    total = a - b if call.node.op == "sub" else a + b
-    return multiply(total, *quantize_multiplier(twice_larger / (2.0**20 * call.output.scale)))
+    a, b = call.centred(0), call.centred(1)
+    return _sum(a, call.params[0].scale, -b if call.node.op == "sub" else b, call.params[1].scale, call.output.scale)
+
+
+def _sum(a: Integers, a_scale: float, b: Integers, b_scale: float, scale: float) -> Integers:
+    """Both terms on a common scale with 20 more bits, then down to the output's."""
+    twice_larger = 2 * max(a_scale, b_scale)
+    a = multiply(a << 20, *quantize_multiplier(a_scale / twice_larger))
+    b = multiply(b << 20, *quantize_multiplier(b_scale / twice_larger))
+    return multiply(a + b, *quantize_multiplier(twice_larger / (2.0**20 * scale)))
 
 
 def _mul(call: Call) -> Integers:
-    a, b = (np.float32(params.scale) for params in call.params)
-    factor = a * b / np.float32(call.output.scale)  # in float32, as TFLite
-    return multiply(call.centred(0) * call.centred(1), *quantize_multiplier(factor))
+    return _product(call.centred(0), call.params[0].scale, call.centred(1), call.params[1].scale, call.output.scale)
+
+
+def _product(a: Integers, a_scale: float, b: Integers, b_scale: float, scale: float) -> Integers:
+    factor = np.float32(a_scale) * np.float32(b_scale) / np.float32(scale)  # in float32, as TFLite
+    return multiply(a * b, *quantize_multiplier(factor))
 
 
 def _rescale(call: Call) -> Integers:
@@ -87,8 +96,8 @@ def _rescale(call: Call) -> Integers:
 
 
 def _relu(call: Call) -> Integers:
-    factor = np.float32(call.params[0].scale) / np.float32(call.output.scale)
-    return multiply(call.centred(), *quantize_multiplier(factor))
+    """A product with 1; what is below 0 saturates."""
+    return _product(call.centred(), call.params[0].scale, np.array(1), 1.0, call.output.scale)
 
 
 def _leaky_relu(call: Call) -> Integers:
@@ -125,27 +134,25 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _hard_swish(call: Call) -> Integers:
-    """x * relu6(x + 3) / 6 in 16-bit fixed point, by a table over all levels."""
-    hires = np.float32(1 / 128) * np.float32(call.params[0].scale)
-    out_factor, out_shift = _int16_multiplier(hires / np.float32(call.output.scale))
-    gate_factor, gate_shift = _int16_multiplier(hires / np.float32(3 / 32768))
-    x = (np.arange(-128, 128) - call.params[0].zero_point) << 7
-    scaled = (x * out_factor + 2**14) >> 15
-    gate = _int16(x << (gate_shift - 1)) if gate_shift > 0 else x
-    gate = (gate * gate_factor + 2**14) >> 15
-    gate = _int16(gate << 1) if gate_shift > 0 else rounding_shift(gate, -gate_shift)
-    product = ((gate + 2**15) >> 1) * scaled
-    shifted = np.sign(product) * (np.abs(product) >> 15)  # towards zero
-    return rounding_shift(shifted, -out_shift)[call.inputs[0].astype(np.int64) + 128]
+    """x * (relu6(x + 3) * 1/6) in three steps, with levels of 6/255 and 1/255 in between; by a table."""
+    x, scale = np.arange(-128, 128) - call.params[0].zero_point, call.params[0].scale
+    six, one, three, sixth = (float(np.float32(value)) for value in (6 / 255, 1 / 255, 3 / 127, 1 / 6 / 127))
+    shifted = np.clip(_sum(x, scale, np.array(127), three, six), 0, 255)
+    gate = np.clip(_product(shifted, six, np.array(127), sixth, one), 0, 255)
+    return _product(x, scale, gate, one, call.output.scale)[call.inputs[0].astype(np.int64) + 128]
 
 
-def _int16(x: Integers) -> Integers:
-    return np.clip(x, -(2**15), 2**15 - 1)
-
-
-def _int16_multiplier(real: np.float32) -> tuple[int, int]:
-    mantissa, shift = quantize_multiplier(real)
-    return min((int(mantissa) + 2**15) >> 16, 2**15 - 1), int(shift)
+def _avg_pool(call: Call) -> Integers:
+    """Where every place counts, a convolution with weights of 64 / (64 * places); else a sum over a count."""
+    x, attrs, zero_point = call.inputs[0], call.node.attrs, call.params[0].zero_point
+    if attrs["count_include_pad"] or not any(map(any, attrs["padding"])):
+        sums = pool_windows(x, attrs, zero_point).astype(np.int64) - zero_point
+        weight = float(np.float32(1 / (64 * attrs["kernel"][0] * attrs["kernel"][1])))
+        factor = call.params[0].scale * weight / call.output.scale
+        return multiply(64 * sums.sum((-2, -1)), *quantize_multiplier(factor))
+    counts = pool_windows(np.ones_like(x[:1, :1]), attrs, 0).sum((-2, -1), dtype=np.int64)
+    levels = pool_windows(x, attrs, 0).sum((-2, -1), dtype=np.int64)
+    return np.asarray(np.sign(levels) * ((np.abs(levels) + counts // 2) // counts) - zero_point, np.int64)
 
 
 def _softmax(call: Call) -> Integers:
@@ -175,5 +182,6 @@ COMPUTING: Mapping[str, Callable[[Call], Integers]] = {
     "tanh": _table(np.tanh),
     "softmax": _softmax,
     "mean": _mean,
+    "avg_pool": _avg_pool,
     "requantize": _rescale,
 }

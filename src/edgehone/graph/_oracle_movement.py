@@ -1,4 +1,4 @@
-"""The oracle's operators that move, select or average values: input and output have the same parameters."""
+"""The oracle's operators that move, select or interpolate values: input and output have the same parameters."""
 
 from __future__ import annotations
 
@@ -13,22 +13,10 @@ from edgehone.graph.fixed_point import Integers, round_half_away
 
 
 def _max_pool(call: Call) -> Levels:
-    return np.asarray(_windows(call.inputs[0], call.node.attrs, -128).max((-2, -1)), np.int8)
+    return np.asarray(pool_windows(call.inputs[0], call.node.attrs, -128).max((-2, -1)), np.int8)
 
 
-def _avg_pool(call: Call) -> Levels:
-    """Sums of raw levels over the number of places, halves away from zero."""
-    x, attrs = call.inputs[0], call.node.attrs
-    if attrs["count_include_pad"]:
-        counts = np.int64(attrs["kernel"][0] * attrs["kernel"][1])
-        sums = _windows(x, attrs, call.params[0].zero_point).sum((-2, -1), dtype=np.int64)
-    else:
-        counts = _windows(np.ones_like(x[:1, :1]), attrs, 0).sum((-2, -1), dtype=np.int64)
-        sums = _windows(x, attrs, 0).sum((-2, -1), dtype=np.int64)
-    return np.asarray(np.sign(sums) * ((np.abs(sums) + counts // 2) // counts), np.int8)
-
-
-def _windows(x: Levels, attrs: Mapping[str, Any], fill: int) -> Levels:
+def pool_windows(x: Levels, attrs: Mapping[str, Any], fill: int) -> Levels:
     """A pool's windows over padded levels: (N, C, H, W) → (N, C, oh, ow, kh, kw), (N, C, L) → (N, C, ol, 1, k)."""
     planar = x if x.ndim == 4 else x[:, :, None, :]
     padded = np.pad(planar, ((0, 0), (0, 0), *attrs["padding"]), constant_values=fill)
@@ -105,7 +93,6 @@ def _bilinear(x: Levels, size: Sequence[int], align_corners: bool, half_pixel: b
 
 MOVING: Mapping[str, Callable[[Call], Levels]] = {
     "max_pool": _max_pool,
-    "avg_pool": _avg_pool,
     "concat": _concat,
     "slice": _slice,
     "pad": _pad,

@@ -2,10 +2,12 @@
 
 "Fake" quantization gives the float value that the integer stands for, so a float kernel computes what the integer
 kernel will. The gradient of rounding is taken as one inside the range and zero outside (straight-through estimator,
-Bengio et al. 2013; Jacob et al. 2018, section 3). Everything stays on the tensors' device: nothing here waits for it.
+Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,26 +30,38 @@ def affine(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, zero_point
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Values of x, any shape, on the int8 grid of a scalar scale and zero point; saturating."""
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
+class _Round(torch.autograd.Function):
+    """Saturate, round, pass the gradient of what did not saturate.
 
-
-def fake_quantize_average(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """As `fake_quantize`, for averages of a few int8 levels, whose ties TFLite rounds away from level 0.
-
-    Ties are common there: one in four for a 2 by 2 window.
+    Ten times faster on a CPU than `torch.fake_quantize_per_tensor_affine`, whose kernel is not vectorised there.
     """
-    level = (x / scale + zero_point).detach()
-    return fake_quantize(x + level.sign() * (scale / 1024), scale, zero_point)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.passing = (scale * (-128.5 - zero_point), scale * (127.5 - zero_point))
+        saturated = x.clamp(scale * (-128 - zero_point), scale * (127 - zero_point))
+        return saturated.div_(scale).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.passing), None, None
+
+
+def fake_quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Values of x, any shape, on an int8 grid; saturating."""
+    rounded: Tensor = _Round.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 def fake_quantize_constant(value: Tensor) -> Tensor:
     """The constant operand of an add or mul node on the int8 grid of its own range."""
-    return fake_quantize(value, *affine(value.amin(), value.amax()))
+    scale, zero_point = affine(value.amin(), value.amax())
+    return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, -128, 127)
 
 
-def weight_scale(weight: Tensor, bias: Tensor, input_scale: Tensor, bits: int) -> Tensor:
+def weight_scale(weight: Tensor, bias: Tensor, input_scale: float, bits: int) -> Tensor:
     """Scale (O,) of symmetric weights, one per output channel, that also keeps the bias inside int32.
 
     A channel whose weights are almost zero would get a scale so small that bias / (input scale * weight scale)
@@ -56,7 +70,7 @@ def weight_scale(weight: Tensor, bias: Tensor, input_scale: Tensor, bits: int) -
     Args:
         weight: (O, ...).
         bias: (O,).
-        input_scale: scalar.
+        input_scale: of the node's input.
         bits: width of the weights; 8 gives -127..127.
     """
     peak = weight.detach().abs().flatten(1).amax(1) / weight_limit(bits)

@@ -11,6 +11,9 @@ What a runtime returns is judged against this. The arithmetic is that of LiteRT'
     resize, nearest and bilinear                    equal
     sigmoid, tanh                                   equal up to the float exp and tanh of the C library: 1 LSB at most
 
+Operators that int8 kernels lack are computed as the .tflite file spells them: a lone relu is a product with 1, a
+hard_swish an add and two products, an avg_pool in which every place counts a depthwise convolution.
+
 TFLite Micro rounds twice in linear layers where LiteRT rounds once (`rounding="double"`), and computes sigmoid and
 tanh in fixed point (1 LSB). XNNPACK rounds differently in most operators (1 LSB).
 """

@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -28,7 +28,6 @@ from edgehone.errors import DataError, NetworkError, RecipeError
 from edgehone.graph.fake_quant import (
     affine,
     fake_quantize,
-    fake_quantize_average,
     fake_quantize_bias,
     fake_quantize_constant,
     fake_quantize_weight,
@@ -83,6 +82,7 @@ class Twin(nn.Module):
         self.mode: Mode = "float"
         self._watching: dict[str, Observer] = {}
         self._following = False
+        self._grid: list[tuple[float, int]] = []
         self._adopt(insert_requantize(graph), {})
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
@@ -128,10 +128,10 @@ class Twin(nn.Module):
         moving = self._following and self.training and self.mode == "quantized"
         if moving:
             self._settle()
+        self._read_grid()
         values = {self.graph.input: self._activation(self.graph.input, x, moving)}
         for node, done in zip(self.graph.nodes, self._done_after, strict=True):
-            y = run_node(node, [values[name] for name in node.inputs], self._params(node))
-            values[node.output] = self._activation(node.output, y, moving)
+            values[node.output] = self._compute(node, [values[name] for name in node.inputs], moving)
             for name in done:
                 del values[name]
         return values[self.graph.output]
@@ -140,10 +140,8 @@ class Twin(nn.Module):
     def to_quantized(self) -> QuantizedGraph:
         """Every integer of the int8 network. Raises DataError before `calibrate`."""
         self._require_ranges()
-        scales, zero_points = self.scale.cpu().numpy(), self.zero_point.cpu().numpy()
-        tensors = {
-            name: QuantParams(float(scales[group]), int(zero_points[group])) for name, group in self._group.items()
-        }
+        self._read_grid()
+        tensors = {name: QuantParams(*self._grid[group]) for name, group in self._group.items()}
         weights = {node.output: self._integers(node) for node in self.graph.weighted()}
         constants = {n.output: self._constant(n) for n in self.graph.nodes if n.op in ("add", "mul") and n.params}
         graph = replace(self.graph, params=self.network.to_graph().params)
@@ -152,6 +150,9 @@ class Twin(nn.Module):
     def to_graph(self) -> Graph:
         """The deployed graph the twin was made of, with the present weights."""
         return self.network.to_graph()
+
+    def _compute(self, node: Node, inputs: Sequence[Tensor], moving: bool = False) -> Tensor:
+        return self._activation(node.output, run_node(node, inputs, self._params(node)), moving)
 
     def _activation(self, name: str, x: Tensor, moving: bool) -> Tensor:
         if self.mode == "float":
@@ -168,9 +169,7 @@ class Twin(nn.Module):
             self._follow(self._slot[name], x)
         if name in self._copies:
             return x
-        group = self._group[name]
-        rounding = fake_quantize_average if name in self._averages else fake_quantize
-        return rounding(x, self.scale[group], self.zero_point[group])
+        return fake_quantize(x, *self._grid[self._group[name]])
 
     def _params(self, node: Node) -> dict[str, Tensor]:
         params = {role: self.network.tensor(key) for role, key in node.params.items()}
@@ -178,7 +177,7 @@ class Twin(nn.Module):
             return params
         if node.op not in WEIGHTED:
             return {role: fake_quantize_constant(value) for role, value in params.items()}
-        input_scale = self.scale[self._group[node.inputs[0]]]
+        input_scale, _ = self._grid[self._group[node.inputs[0]]]
         scale = weight_scale(params["weight"], params["bias"], input_scale, self.weight_bits)
         return {
             "weight": fake_quantize_weight(params["weight"], scale, self.weight_bits),
@@ -187,11 +186,11 @@ class Twin(nn.Module):
 
     def _integers(self, node: Node) -> QuantizedWeights:
         weight, bias = (self.network.tensor(node.params[role]) for role in ("weight", "bias"))
-        input_scale = self.scale[self._group[node.inputs[0]]]
+        input_scale, _ = self._grid[self._group[node.inputs[0]]]
         scale = weight_scale(weight, bias, input_scale, self.weight_bits)
         per_channel = scale.view(-1, *[1] * (weight.dim() - 1))
         levels = torch.round(fake_quantize_weight(weight, scale, self.weight_bits) / per_channel)
-        steps = torch.round(bias.double() / (scale.double() * input_scale.double()))
+        steps = torch.round(bias.double() / (scale.double() * input_scale))
         return QuantizedWeights(
             levels.to(torch.int8).cpu().numpy(), scale.cpu().numpy(), steps.to(torch.int32).cpu().numpy()
         )
@@ -200,8 +199,12 @@ class Twin(nn.Module):
         value = self.network.tensor(node.params["value"])
         scale, zero_point = affine(value.amin(), value.amax())
         params = QuantParams(float(scale), int(zero_point))
-        levels = torch.round(fake_quantize(value, scale, zero_point) / scale) + zero_point
+        levels = torch.round(fake_quantize_constant(value) / scale) + zero_point
         return QuantizedConstant(levels.to(torch.int8).cpu().numpy(), params)
+
+    def _read_grid(self) -> None:
+        """Scale and zero point of every group as numbers: one wait for the device, and far faster kernels after it."""
+        self._grid = list(zip(self.scale.tolist(), self.zero_point.tolist(), strict=True))
 
     def _require_ranges(self) -> None:
         if self.low.numel() == 0:
@@ -223,7 +226,6 @@ class Twin(nn.Module):
             for position, node in enumerate(graph.nodes)
         ]
         self._copies = frozenset(name for name, node in producers.items() if _copies(node))
-        self._averages = frozenset(name for name, node in producers.items() if _averages(node))
         watched = [name for name in graph.shapes if name not in producers or _widens(producers[name])]
         self._slot = {name: slot for slot, name in enumerate(watched)}
         known = {n: ranges[n if n in ranges else producers[n].inputs[0]] for n in watched} if ranges else {}
@@ -278,14 +280,10 @@ def _widens(node: Node) -> bool:
     return node.op not in SHARED_SCALE | FIXED_PARAMS.keys() or (node.op == "pad" and node.attrs["value"] != 0)
 
 
-def _averages(node: Node) -> bool:
-    """Whether a node's output lies between levels of its inputs."""
-    return node.op == "avg_pool" or (node.op == "resize" and node.attrs["mode"] == "bilinear")
-
-
 def _copies(node: Node) -> bool:
     """Whether a node's output holds only values of its inputs and 0, which are on the grid already."""
-    return node.op in SHARED_SCALE and not _averages(node) and not _widens(node)
+    averages = node.op == "avg_pool" or (node.op == "resize" and node.attrs["mode"] == "bilinear")
+    return node.op in SHARED_SCALE and not averages and not _widens(node)
 
 
 __all__ = ["RANGE_MOMENTUM", "Mode", "Twin", "quantize"]
