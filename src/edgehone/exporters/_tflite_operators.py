@@ -16,6 +16,7 @@ from edgehone.graph.ir import FUSED_ACTIVATIONS, FloatArray, Node
 from edgehone.graph.quantized import QuantParams
 
 _PADDING = {"SAME": 0, "VALID": 1}  # enum Padding
+_ADD_RATIO = (2.0**-10, 2.0**8)  # of input scale to output scale, as XNNPACK takes it in an int8 ADD
 _ACTIVATION = {None: 0, "relu": 1, "relu6": 3}  # enum ActivationFunctionType
 
 
@@ -215,21 +216,23 @@ def _clamp(operator: str) -> Callable[[Lowering, Node], None]:
 def _hard_swish(low: Lowering, node: Node) -> None:
     """x * ReLU6(x + 3) / 6; in an int8 file by these three operators, since XNNPACK does not take HARD_SWISH in int8.
 
-    One level of the gate is 1/255, so the product is right to less than one level of the output.
+    One level of the gate is 1/255, so the product is right to less than one level of the output. Where x is so large or
+    small that XNNPACK does not take the ADD either, nothing is gained and the operator stays whole.
     """
-    x = low.read(node.inputs[0])
-    if not low.int8:
+    x, params = low.read(node.inputs[0]), low.params(node.inputs[0])
+    shifted = QuantParams(float(np.float32(6 / 255)), -128)
+    if params is None or not _ADD_RATIO[0] <= params.scale / shifted.scale < _ADD_RATIO[1]:
         low.emit("HARD_SWISH", [x], low.write(node.output))
         return
     shape = file_shape(low.graph.shapes[node.output])
-    shifted = low.model.tensor(shape, "int8", QuantParams(float(np.float32(6 / 255)), -128))
+    sum_ = low.model.tensor(shape, "int8", shifted)
     gate = low.model.tensor(shape, "int8", QuantParams(float(np.float32(1 / 255)), -128))
     three, sixth = (
         low.model.constant(np.full(1, 127, np.int8), QuantParams(float(np.float32(value / 127)), 0))
         for value in (3, 1 / 6)
     )
-    low.emit("ADD", [x, three], shifted, {"activation": _ACTIVATION["relu6"]})
-    low.emit("MUL", [shifted, sixth], gate)
+    low.emit("ADD", [x, three], sum_, {"activation": _ACTIVATION["relu6"]})
+    low.emit("MUL", [sum_, sixth], gate)
     low.emit("MUL", [x, gate], low.write(node.output))
 
 

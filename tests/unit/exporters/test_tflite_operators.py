@@ -1,5 +1,6 @@
 """Every operator in .tflite files, against torch, the quantized twin and three runtimes."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 
 from edgehone.exporters._tflite_layout import to_file
 from edgehone.exporters.tflite import exporter
+from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
 from edgehone.graph.quantized import QuantizedGraph
 from edgehone.graph.twin import Twin
+from edgehone.testing.graphs import GraphBuilder
 from edgehone.testing.operators import OPERATORS
 from edgehone.testing.tflite_files import (
     left_by_xnnpack,
@@ -130,3 +133,57 @@ def test_what_xnnpack_leaves_is_seen() -> None:
     """The proof of full delegation must be able to fail, also when a delegate takes the rest."""
     assert left_by_xnnpack(exporter.export(calibrated("classifier")[1])) == ["SOFTMAX"]
     assert left_by_xnnpack(exporter.export(OPERATORS["pad with a value"]())) == ["PADV2"]
+
+
+def scaled(graph: Graph, factor: float, *, dead: int = 0) -> Graph:
+    """The graph with all parameters multiplied, and no input weights at all for the first `dead` channels."""
+    params = {key: array * np.float32(factor) for key, array in graph.params.items()}
+    for key, array in params.items():
+        if key.endswith("weight"):
+            array[:dead] = 0
+    return replace(graph, params=params)
+
+
+def compared(graph: Graph, x: torch.Tensor) -> tuple[int, int, list[str]]:
+    """Largest distance of XNNPACK's and the reference kernels' output from the twin's, and what XNNPACK leaves."""
+    twin = Twin(graph).eval()
+    twin.calibrate([x])
+    quantized = twin.to_quantized()
+    source, target = (quantized.tensors[name] for name in (quantized.graph.input, quantized.graph.output))
+    with torch.no_grad():
+        expected = target.quantize(in_file(twin(x)))
+    data, given = exporter.export(quantized), source.quantize(in_file(x))
+    found, reference = run_litert(data, given), run_litert(data, given, reference=True)
+    return apart(found, expected), apart(reference, expected), left_by_xnnpack(data)
+
+
+@pytest.mark.parametrize("name", ["conv", "depthwise", "linear"])
+@pytest.mark.parametrize("bias", [0.0, 1e-8, 1e-3, 1.0])
+def test_channels_without_weights_keep_their_bias(name: str, bias: float) -> None:
+    graph = scaled(OPERATORS[name](), 1.0, dead=3)
+    for key, array in graph.params.items():
+        if key.endswith("bias"):
+            array[:3] = bias
+    found, reference, left = compared(graph, examples(name))
+    assert (max(found, reference) <= 1, left) == (True, [])
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1.0, 30.0, 1e3])
+def test_hard_swish_of_any_size_is_right(factor: float) -> None:
+    """A kernel of LiteRT overflows in an ADD of 3 to values in the thousands, which must not be written then."""
+    build = GraphBuilder((1, 8, 10, 12))
+    graph = build.graph(build.node("hard_swish", build.conv(build.input, 8, 1, bias=True)))
+    found, reference, left = compared(scaled(graph, factor), examples("conv"))
+    assert found <= 1
+    assert reference <= 3  # the convolution's one level, through a slope of 1.5, and the rounding of two products
+    assert left == ([] if 1e-3 <= factor <= 30 else ["HARD_SWISH"])
+
+
+def test_a_module_that_is_used_twice_is_stored_once() -> None:
+    build = GraphBuilder((1, 8, 6, 6))
+    first = build.conv(build.input, 8, bias=True)
+    graph = build.graph(build.conv(first, 8, like=first))
+    alone = graph.with_nodes(graph.nodes[:1], output=first)
+    weights = 8 * 8 * 9 * 4
+    assert len(exporter.export(graph)) - len(exporter.export(alone)) < weights // 4
+    assert compared(graph, examples("conv")[:, :, :6, :6])[0] <= 1
