@@ -91,7 +91,7 @@ def _run(network: nn.Module, x: Tensor) -> Tensor:
     except Exception as error:
         raise NetworkError(
             f"the network fails on an input of shape {tuple(x.shape)}: {_first_line(error)}",
-            where=_user_place(error),
+            where=_user_place(error) or type(network).__name__,
             do="check that it takes one float32 tensor of that shape, of any batch size, and runs on its own",
         ) from error
     if not isinstance(answer, Tensor):
@@ -111,7 +111,7 @@ def _run(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
-    # The non-strict mode runs forward as Python, so errors keep their line; it also needs no compiler import.
+    # The non-strict mode runs forward as plain Python, so errors keep their line.
     quiet = io.StringIO()
     torch_log = logging.getLogger("torch")
     level = torch_log.level
@@ -121,9 +121,14 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
             torch_log.setLevel(logging.ERROR)
             return torch.export.export(network, (example,), strict=False)
     except Exception as error:
+        from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # slow to import, loaded by now
+
+        what = f"torch.export cannot record the network: {_first_line(error)}"
+        if isinstance(error, GuardOnDataDependentSymNode):
+            what = "the network chooses its path by the values it computes"
         raise UntraceableError(
-            f"the network's path depends on the values it computes: {_first_line(error)}",
-            where=_user_place(error),
+            what,
+            where=_user_place(error) or type(network).__name__,
             do="use the same operations for every input: no if, loop, .item() or .numpy() on computed values",
         ) from error
     finally:
@@ -131,8 +136,8 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def _compare(expected: Tensor, found: Tensor) -> None:
-    largest = float(expected.abs().max())
     # NaN in both is agreement: a broken weight is for the task check to report, not for the trace.
+    largest = float(expected.nan_to_num().abs().max())
     if not torch.allclose(
         found, expected, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE * largest, equal_nan=True
     ):

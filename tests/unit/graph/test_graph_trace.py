@@ -407,7 +407,21 @@ def test_control_flow_that_depends_on_data_names_the_line(capfd: pytest.CaptureF
         trace(Call(_branch), torch.randn(2, *ROW))
     line = _branch.__code__.co_firstlineno + 1
     assert caught.value.where == f"{__file__}:{line}"
+    assert "chooses its path by the values" in caught.value.what
     assert capfd.readouterr() == ("", "")  # torch's own report stays out of the way
+
+
+def test_what_torch_cannot_record_names_the_line() -> None:
+    with pytest.raises(UntraceableError, match="cannot record") as caught:
+        trace(Call(lambda x: torch.from_numpy(x.numpy())), torch.randn(2, *ROW))
+    assert caught.value.where.startswith(f"{__file__}:")
+
+
+def test_broken_weights_are_not_the_business_of_the_trace() -> None:
+    network = nn.Linear(12, 3)
+    with torch.no_grad():
+        network.weight[1] = float("nan")
+    assert np.isnan(trace(network, torch.randn(2, *ROW)).params["weight"][1]).all()
 
 
 def test_state_between_calls_is_refused_and_left_alone() -> None:
