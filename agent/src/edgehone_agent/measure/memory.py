@@ -21,6 +21,7 @@ from edgehone_agent.plugins import PluginError
 from edgehone_agent.runtimes._files import check_threads
 
 _TIMEOUT_S = 120.0
+_BARE_REPEATS = 2  # peaks of a bare process agree to a few kilobytes
 _ERRORS: dict[str, type[EdgehoneError]] = {
     kind.code: kind for kind in (InputError, ModelFileError, PluginError, HostError, MissingExtraError)
 }
@@ -61,7 +62,7 @@ def measure_fresh_process(
     repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> FreshProcess:
-    """Load and run a file once in `repeats` new processes, alternating with bare ones.
+    """Load and run a file once in each of `repeats` new processes, after two bare ones.
 
     Args:
         path: the model file.
@@ -78,9 +79,9 @@ def measure_fresh_process(
     if repeats < 1:
         raise InputError(f"repeats is {repeats}", do="give at least 1")
     check_threads(threads)
-    bare, full = [], []
+    bare = [_probe(runtime, threads, None) for _ in range(_BARE_REPEATS)]
+    full = []
     for done in range(1, repeats + 1):
-        bare.append(_probe(runtime, threads, None))
         full.append(_probe(runtime, threads, path))
         if progress is not None:
             progress(done, repeats)

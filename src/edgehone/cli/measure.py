@@ -1,0 +1,153 @@
+"""`edgehone measure`: latency, memory, cold start, size and accuracy of a model file, alone or against another."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgehone.cli._progress import TerminalProgress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgehone.data import Prepared
+    from edgehone_agent.runtimes import Runtime, Session
+
+help = "measure a model file on this machine, alone or against another one"
+examples = (
+    "edgehone measure model.tflite",
+    "edgehone measure model.tflite --against model.onnx --task my_task.py",
+    "edgehone measure model.onnx --threads 2 --rounds 100 --json",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .tflite or .onnx file")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with this file, round by round")
+    parser.add_argument("--runtime", metavar="NAME", help="runtime of FILE, and of the other where suffixes agree")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each runtime (default 1)")
+    parser.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="interleaved rounds, at least 5 (default 40)"
+    )
+    parser.add_argument("--task", metavar="TASK", help="also judge on this task's test split: a name or file.py[:name]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    with TerminalProgress() as progress:
+        result = _measure(args, progress)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        from edgehone.cli._measure_page import show
+
+        show(result)
+    return 0
+
+
+def _measure(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, Any]:
+    """Everything that was measured, as a JSON object: files, comparison (with --against), machine."""
+    from edgehone.measure.machine import describe_machine
+    from edgehone_agent.measure.latency import measure_latency
+    from edgehone_agent.measure.size import measure_size
+    from edgehone_agent.model import find_runtime
+
+    paths = {"file": args.file} | ({} if args.against is None else {"against": args.against})
+    runtimes: dict[str, Runtime] = {}
+    sessions: dict[str, Session] = {}
+    for key, path in paths.items():
+        named = args.runtime if path.suffix == args.file.suffix else None
+        runtimes[key] = find_runtime(path, named)
+        sessions[key] = runtimes[key].load(path, threads=args.threads)
+    progress.stage("latency", args.rounds)
+    latency = measure_latency(sessions, rounds=args.rounds, progress=lambda done, _: progress.at(done))
+    files = [
+        {
+            "file": str(path),
+            "session": sessions[key].describe(),
+            "latency": latency[key].to_json(),
+            "fresh_process": _fresh(path, runtimes[key].name, args.threads, progress),
+            "size": measure_size(path).to_json(),
+        }
+        for key, path in paths.items()
+    ]
+    comparison = _compare_latency(latency["file"], latency["against"]) if len(paths) == 2 else None
+    if args.task is not None:
+        judged = _judge(args.task, sessions, progress)
+        for entry, accuracy in zip(files, judged["files"], strict=True):
+            entry["accuracy"] = accuracy
+        if comparison is not None:
+            comparison["drop"] = judged["drop"]
+    for session in sessions.values():
+        session.close()
+    return {"files": files, "comparison": comparison, "machine": describe_machine()}
+
+
+def _fresh(path: Path, runtime: str, threads: int, progress: TerminalProgress) -> dict[str, Any]:
+    from edgehone_agent.measure.memory import measure_fresh_process
+
+    repeats = 5
+    progress.stage(f"memory and cold start of {path.name}", repeats)
+    found = measure_fresh_process(
+        path, runtime, threads=threads, repeats=repeats, progress=lambda done, _: progress.at(done)
+    )
+    return found.to_json()
+
+
+def _compare_latency(file: Any, against: Any) -> dict[str, Any]:
+    from edgehone_agent.measure.latency import ranks, ratio
+
+    speedup = ratio(against, file)
+    return {
+        "verdict": ranks(file, against),
+        "speedup": speedup.value,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+    }
+
+
+def _judge(spec: str, sessions: dict[str, Session], progress: TerminalProgress) -> dict[str, Any]:
+    """The task's metric of every file on the test split, and the paired drop of the first against the second."""
+    from dataclasses import asdict
+
+    from edgehone.data import load_task, prepare
+    from edgehone.measure.drop import paired_drop
+    from edgehone.measure.metrics import metric_called
+
+    progress.stage(f"opening the task {spec}")
+    prepared = prepare(load_task(spec))
+    name, targets = prepared.task.metric_name, prepared.test.y.numpy()
+    answers = []
+    for key, session in sessions.items():
+        progress.stage(f"accuracy of the {key}" if key == "file" else "accuracy of the other file", len(targets))
+        answers.append(_answers(prepared, session, progress))
+    values = [metric_called(name).value(answer, targets) for answer in answers]
+    return {
+        "files": [
+            {"task": prepared.task.name, "metric": name, "value": value, "split": "test", "n": len(targets)}
+            for value in values
+        ],
+        "drop": asdict(paired_drop(name, answers[1], answers[0], targets)) if len(answers) == 2 else None,
+    }
+
+
+def _answers(prepared: Prepared, session: Session, progress: TerminalProgress) -> NDArray[np.floating]:
+    """What the metric takes, for every test example: the outputs, or (n,) scores for an anomaly task."""
+    import numpy as np
+
+    from edgehone.measure.accuracy import anomaly_scores, outputs
+
+    done = 0
+    parts: list[NDArray[np.floating]] = []
+    for x, _ in prepared.test.batches(128):
+        batch = x.numpy()
+        answer = outputs(session, [batch])
+        parts.append(anomaly_scores(answer, batch) if prepared.task.kind == "anomaly" else answer)
+        done += len(batch)
+        progress.at(done)
+    return np.concatenate(parts)
