@@ -118,7 +118,7 @@ class OutputFolderError(HostError):
     code = "EH320"
 
 
-class Interrupted(EdgehoneError):
+class Interrupted(EdgehoneError):  # noqa: N818  stopping is no mistake
     """The user stopped the run; everything finished so far is on disk."""
 
     code = "EH400"

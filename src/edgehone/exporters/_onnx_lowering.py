@@ -36,7 +36,7 @@ class Lowering:
     graph: Graph
     quantized: QuantizedGraph | None
     model: ModelWriter = field(default_factory=ModelWriter)
-    _values: dict[str, str] = field(default_factory=dict)
+    _values: dict[str, str] = field(default_factory=dict)  # in float32; in an int8 file once they were read
     _stored: dict[str, Stored] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +108,7 @@ class Lowering:
     def store(self, name: str, stored: Stored) -> None:
         """Let these levels be a graph tensor."""
         self._stored[name] = stored
+        self._values.pop(name, None)
 
     def write(self, node: Node, value: str, activation: str | None = None) -> None:
         """Let a float value, after an activation, be the node's output."""
@@ -122,10 +123,10 @@ class Lowering:
                 value = self._activated(self.round(value, params), "relu6")
         self.store(node.output, self.quantize(value, params))
 
-    def move(self, node: Node, value: str) -> None:
-        """Let a float value that holds only values of the node's input, or 0, be the node's output."""
+    def move(self, node: Node, value: str, like: str | None = None) -> None:
+        """Let a float value be the node's output that holds only values of a graph tensor `like`, else of its input."""
         if self.int8:
-            self.store(node.output, self.quantize(value, self._stored[node.inputs[0]].params))
+            self.store(node.output, self.quantize(value, self._stored[like or node.inputs[0]].params))
         else:
             self._values[node.output] = value
 

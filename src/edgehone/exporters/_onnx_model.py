@@ -15,8 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgehone.graph.ir import FloatArray, Shape
 
-OPSET = 18  # the first with Resize and Pad over chosen axes, which leaves the batch free
-_IR_VERSION = 8  # of the ONNX release that brought the opset
+OPSET = 14  # of HardSwish, the youngest operator in use: runtimes on devices lag behind
+_IR_VERSION = 7  # of the ONNX release that brought the opset
 
 Data: TypeAlias = FloatArray | NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
 Attribute: TypeAlias = int | float | str | list[int]
@@ -43,7 +43,8 @@ class ModelWriter:
     def node(self, operator: str, inputs: Iterable[str], **attributes: Attribute) -> str:
         """An operator with one output; an input called "" is left out."""
         name = self._name()
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        made = helper.make_node(operator, list(inputs), [name], **attributes)  # type: ignore[arg-type]
+        self._nodes.append(made)
         return name
 
     def finish(self, output: str, input_shape: Shape, output_shape: Shape) -> bytes:
@@ -53,11 +54,11 @@ class ModelWriter:
                 for place, name in enumerate(names):
                     if name == output:
                         names[place] = "output"
-        ends = [
+        given, answered = (
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])]
             for name, shape in ((self.input, input_shape), ("output", output_shape))
-        ]
-        graph = helper.make_graph(self._nodes, "edgehone", *ends, initializer=list(self._constants.values()))
+        )
+        graph = helper.make_graph(self._nodes, "edgehone", given, answered, list(self._constants.values()))
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="edgehone"
         )

@@ -6,21 +6,26 @@ the table in `onnx.py` says how. A rank-3 tensor (N, C, L) stays one: ONNX has o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from edgehone.errors import UnsupportedOperatorError
 from edgehone.exporters._onnx_lowering import LOWEST, Lowering
 from edgehone.exporters._onnx_model import Attribute
 from edgehone.graph.ir import Node
+from edgehone.graph.kernels import run_node
 from edgehone.graph.quantized import QuantParams
 
 _LEVELS_OF_ONE = QuantParams(1 / 255, LOWEST)  # 0..1
 _LEVELS_OF_MINUS_ONE = QuantParams(1 / 255, 127)  # -1..0
 
 
-def _spatial(low: Lowering, node: Node, *pairs: str) -> list[list[int]]:
+def _spatial(low: Lowering, node: Node, *pairs: str) -> list[list[Any]]:
     """Attributes (h, w) of a node, as far as its tensors have these axes."""
     rank = len(low.graph.shapes[node.inputs[0]]) - 2
     return [list(node.attrs[name][-rank:]) for name in pairs]
@@ -152,17 +157,15 @@ def _slice(low: Lowering, node: Node) -> None:
 def _pad(low: Lowering, node: Node) -> None:
     """In an int8 file on the levels themselves: ONNX Runtime has an integer kernel, but replaces no float one by it."""
     source, real = node.inputs[0], float(node.attrs["value"])
-    axes = [axis for axis, amounts in enumerate(node.attrs["pads"]) if any(amounts)]
-    pads = [node.attrs["pads"][axis][side] for side in (0, 1) for axis in axes]
+    pads = low.integers([pair[side] for side in (0, 1) for pair in node.attrs["pads"]])  # all before, then all after
     if low.quantized is None:
-        inputs = [low.read(source), low.integers(pads), low.number(real), low.integers(axes)]
-        low.move(node, low.emit("Pad", inputs))
+        low.move(node, low.emit("Pad", [low.read(source), pads, low.number(real)]))
         return
     stored, params = low.stored(source), low.quantized.tensors[node.output]
     if real != 0 and stored.params != params:
         stored = low.quantize(low.emit("LeakyRelu", [low.read(source)], alpha=1.0), params)
-    inputs = [stored.levels, low.integers(pads), low.level(real, stored.params), low.integers(axes)]
-    low.store(node.output, stored._replace(levels=low.emit("Pad", inputs)))
+    levels = low.emit("Pad", [stored.levels, pads, low.level(real, stored.params)])
+    low.store(node.output, stored._replace(levels=levels))
 
 
 def _windowed(operator: str, low: Lowering, node: Node, **attributes: Attribute) -> str:
@@ -190,10 +193,9 @@ def _avg_pool(low: Lowering, node: Node) -> None:
 
 def _mean(low: Lowering, node: Node) -> None:
     value = low.emit("GlobalAveragePool", [low.read(node.inputs[0])])  # (N, C, ...) → (N, C, 1, ...)
-    if not node.attrs["keepdim"]:
-        rounded = low.round(value, low.quantized.tensors[node.output]) if low.quantized else value
-        value = low.emit("Flatten", [rounded])  # (N, C, 1, ...) → (N, C)
     low.write(node, value)
+    if not node.attrs["keepdim"]:
+        low.move(node, low.emit("Flatten", [low.read(node.output)]), like=node.output)  # → (N, C)
 
 
 def _reshape(low: Lowering, node: Node) -> None:
@@ -209,25 +211,49 @@ def _transpose(low: Lowering, node: Node) -> None:
 
 
 def _resize(low: Lowering, node: Node) -> None:
-    """Where torch's `interpolate` samples: "nearest" floors, "nearest-exact" rounds halves up."""
-    axes = list(range(2, len(low.graph.shapes[node.inputs[0]])))
-    (size,) = _spatial(low, node, "size")
-    inputs = [low.read(node.inputs[0]), "", "", low.integers(size)]
-    if node.attrs["mode"] == "bilinear":
-        places = "align_corners" if node.attrs["align_corners"] else "half_pixel"
-        value = low.emit("Resize", inputs, axes=axes, mode="linear", coordinate_transformation_mode=places)
-        low.write(node, value)
+    """By factors, since sizes would tell the batch, and naming the axes confuses ONNX Runtime's optimizer."""
+    if node.attrs["mode"] == "nearest":
+        _resize_nearest(low, node)
         return
-    half = node.attrs["half_pixel"]
-    value = low.emit(
-        "Resize",
-        inputs,
-        axes=axes,
-        mode="nearest",
-        coordinate_transformation_mode="half_pixel" if half else "asymmetric",
-        nearest_mode="round_prefer_ceil" if half else "floor",
-    )
-    low.move(node, value)
+    before, after = low.graph.shapes[node.inputs[0]], low.graph.shapes[node.output]
+    factors = [float(_factor(n, m)) for n, m in zip(before, after, strict=True)]
+    places = "align_corners" if node.attrs["align_corners"] else "half_pixel"
+    low.write(node, _resized(low, node, factors, "linear", coordinate_transformation_mode=places))
+
+
+def _resize_nearest(low: Lowering, node: Node) -> None:
+    """A resize where whole places are repeated, else a look-up: only so is every place the one torch takes."""
+    name = node.inputs[0]
+    sizes = low.graph.shapes[name][2:]
+    sources = _sources(node, sizes)
+    factors = [len(source) // size for source, size in zip(sources, sizes, strict=True)]
+    places = [np.arange(size) for size in sizes]
+    if all(map(np.array_equal, sources, map(np.repeat, places, factors))):
+        modes: dict[str, Attribute] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        low.move(node, _resized(low, node, [1, 1, *factors], "nearest", **modes))
+        return
+    for axis, source in enumerate(sources, 2):
+        low.move(node, low.emit("Gather", [low.read(name), low.integers(source)], axis=axis), like=name)
+        name = node.output
+
+
+def _resized(low: Lowering, node: Node, factors: Sequence[float], mode: str, **attributes: Attribute) -> str:
+    scales = low.model.constant(np.array(factors, np.float32))
+    return low.emit("Resize", [low.read(node.inputs[0]), "", scales], mode=mode, **attributes)
+
+
+def _factor(before: int, after: int) -> np.float32:
+    """The factor that ONNX rounds down to the size wanted."""
+    factor = np.float32(after) / np.float32(before)
+    return factor if int(np.float32(before) * factor) == after else np.nextafter(factor, np.float32(np.inf))
+
+
+def _sources(node: Node, sizes: Sequence[int]) -> list[NDArray[np.intp]]:
+    """For every spatial axis, the place that each place of a resize's output is a copy of."""
+    places = torch.arange(prod(sizes), dtype=torch.float32).view(1, 1, *sizes)
+    taken = run_node(node, [places], {})[0, 0].numpy().astype(np.intp)  # (H', W') or (L')
+    by_axis = np.unravel_index(taken, sizes)
+    return [np.moveaxis(index, axis, 0).reshape(taken.shape[axis], -1)[:, 0] for axis, index in enumerate(by_axis)]
 
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {

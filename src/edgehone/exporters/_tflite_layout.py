@@ -20,6 +20,7 @@ from edgehone.graph.ir import Shape
 
 Positions = NDArray[np.intp]
 Scalar = TypeVar("Scalar", bound=np.generic)
+Matrix = TypeVar("Matrix", NDArray[np.float32], NDArray[np.int8], NDArray[np.int32])
 
 
 class Transpose(NamedTuple):
@@ -100,7 +101,7 @@ def as_transpose(source: Positions, shape: Shape) -> Transpose | None:
     return found if np.array_equal(moved, source) else None
 
 
-def columns_to_file(matrix: NDArray[Scalar], columns: Positions) -> NDArray[Scalar]:
+def columns_to_file(matrix: Matrix, columns: Positions) -> Matrix:
     """(O, F) with column j moved to `columns[j]`."""
     moved = np.empty_like(matrix)
     moved[:, columns] = matrix

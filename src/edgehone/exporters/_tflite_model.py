@@ -106,7 +106,10 @@ class ModelWriter:
             "name": name or str(index),
         }
         if isinstance(params, QuantParams):
-            tensor["quantization"] = {"scale": np.float32([params.scale]), "zero_point": [params.zero_point]}
+            tensor["quantization"] = {
+                "scale": np.asarray([params.scale], np.float32),
+                "zero_point": [params.zero_point],
+            }
         elif params is not None:
             tensor["quantization"] = {
                 "scale": params.scale,

@@ -107,7 +107,8 @@ def _linear(low: Lowering, node: Node) -> None:
     source = node.inputs[0]
     if source in low.moves:
         source, order = low.moves[source]
-        weight = columns_to_file(weight, positions(low.graph.shapes[source])[order])
+        order = positions(low.graph.shapes[source])[order]
+        weight = columns_to_file(weight, order)
     inputs = [low.read(source), *_parameters(low, node, weight)]
     low.emit("FULLY_CONNECTED", inputs, low.write(node.output), {"activation": _ACTIVATION[node.activation]})
 

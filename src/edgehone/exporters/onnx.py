@@ -21,7 +21,7 @@
     relu6 on levels that reach above   none: Clip in floats, behind the integer kernel
       6, as a concat may ask for
 
-Format: ONNX operator set 18, IR version 8.
+Format: ONNX operator set 14, IR version 7.
 """
 
 from __future__ import annotations

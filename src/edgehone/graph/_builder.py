@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehone.errors import UnsupportedOperatorError
@@ -143,7 +144,7 @@ class Call:
         constant: Tensor | float,
         *,
         part: str = "",
-        change: Callable[[FloatArray], FloatArray] | None = None,
+        change: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> str:
         """An add or mul of a constant. `change` computes the operand from the constant (its negative, its inverse)."""
         shape = self.shape_of(source)

@@ -119,7 +119,7 @@ def _pool(call: Call) -> Value:
     result = (1, *call.shape[2:]) if spatial == 1 else call.shape[2:]
     extra = [_overhang(*each) for each in zip(size, result, kernel, stride, padding, strict=True)]
     sides: Padding = ((padding[0], padding[0] + extra[0]), (padding[1], padding[1] + extra[1]))
-    attrs = {"kernel": kernel, "stride": stride, "padding": sides}
+    attrs: dict[str, object] = {"kernel": kernel, "stride": stride, "padding": sides}
     if call.operator.startswith("max"):
         return call.emit("max_pool", (source,), call.shape, attrs=attrs)
     if call.args.get("divisor_override") is not None:

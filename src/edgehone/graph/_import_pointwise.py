@@ -50,9 +50,10 @@ def _clamp(call: Call) -> Value:
     low, high = (call.args.get(role) for role in _BOUNDS[call.operator])
     if isinstance(low, str | Tensor) or isinstance(high, str | Tensor):
         raise call.refuse("with tensors as bounds is not supported", "use numbers as bounds")
-    if low is None and high is None:
-        return source
-    if low is None:  # min(x, high) = high - relu(high - x)
+    if low is None:
+        if high is None:
+            return source
+        # min(x, high) = high - relu(high - x)
         negative = call.arithmetic("mul", source, -1.0, part="negative")
         relu = call.emit("relu", (call.arithmetic("add", negative, high, part="gap"),), shape, part="relu")
         return call.arithmetic("add", call.arithmetic("mul", relu, -1.0, part="back"), high)

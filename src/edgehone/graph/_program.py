@@ -97,7 +97,7 @@ class _Reader:
         """Import one operation and remember what memory it shows."""
         if node.target is operator.getitem:
             pieces, index = node.args
-            self.values[node] = self.values[pieces][index]  # type: ignore[index,call-overload]  # a split and a number
+            self.values[node] = self.values[pieces][index]  # type: ignore[index]  # a split and a number
             self.memory[node], self.whole[node] = self.memory[pieces], node  # type: ignore[index]
             return
         if not isinstance(node.target, torch._ops.OpOverload):

@@ -7,8 +7,9 @@ One input, one output. Nodes stand in an order in which every tensor is written 
 Operators, their attributes, and their parameters (role → shape). Spatial attributes are always two-dimensional
 ((height, width) order); a rank-3 tensor (1, C, L) counts as height 1, so a 1-D convolution has a (O, I/g, 1, k) weight.
 
-    conv         stride, dilation: (h, w); padding: ((top, bottom), (left, right)); groups   weight (O, I/g, kh, kw), bias (O)
-    linear                                                                      weight (O, F), bias (O)     rank 2
+    conv         stride, dilation: (h, w); padding: ((top, bottom), (left, right)); groups
+                                                          weight (O, I/g, kh, kw), bias (O)
+    linear                                                weight (O, F), bias (O)            rank 2
     batch_norm   eps, momentum                            weight, bias, mean, variance (C)   training form only
     relu, relu6, hard_swish, silu, sigmoid, tanh, softmax (rank 2, last axis)
     leaky_relu   slope
@@ -47,8 +48,33 @@ Shape = tuple[int, ...]
 FloatArray = NDArray[np.float32]
 
 OPS = frozenset(
-    "conv linear batch_norm relu relu6 hard_swish silu sigmoid tanh softmax leaky_relu add mul sub concat slice pad "
-    "max_pool avg_pool mean reshape transpose resize dropout requantize".split()
+    {
+        "conv",
+        "linear",
+        "batch_norm",
+        "relu",
+        "relu6",
+        "hard_swish",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "softmax",
+        "leaky_relu",
+        "add",
+        "mul",
+        "sub",
+        "concat",
+        "slice",
+        "pad",
+        "max_pool",
+        "avg_pool",
+        "mean",
+        "reshape",
+        "transpose",
+        "resize",
+        "dropout",
+        "requantize",
+    }
 )
 WEIGHTED = frozenset({"conv", "linear"})
 FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})

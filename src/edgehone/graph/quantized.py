@@ -26,7 +26,8 @@ class QuantParams:
     def quantize(self, real: NDArray[np.floating]) -> NDArray[np.int8]:
         """Nearest int8 values (ties to even, saturating) of real ones; any shape."""
         levels = np.rint(np.asarray(real, np.float32) / np.float32(self.scale)) + self.zero_point
-        return np.clip(levels, -128, 127).astype(np.int8)
+        quantized: NDArray[np.int8] = np.clip(levels, -128, 127).astype(np.int8)
+        return quantized
 
     def dequantize(self, levels: NDArray[np.int8]) -> FloatArray:
         """Real values of int8 ones; any shape."""
