@@ -16,7 +16,7 @@ from edgehone.testing.operators import OPERATORS
 
 LEFT = {name: ["Resize", "QuantizeLinear"] for name in ("resize bilinear", "resize bilinear corners")}
 # Ties of averages are rounded to even here, away from level 0 in TensorFlow Lite; hard-swish has a gate of 255 levels.
-EQUAL = {"avg_pool": 0.8, "avg_pool of inside places": 0.95, "hard_swish": 0.95, "hard_swish of a row": 0.9}
+EQUAL = {"avg_pool": 0.75, "avg_pool of inside places": 0.9, "hard_swish": 0.95, "hard_swish of a row": 0.9}
 
 
 def examples(name: str, count: int = 5) -> torch.Tensor:
