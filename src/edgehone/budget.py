@@ -30,7 +30,7 @@ class Budget:
             value = getattr(self, item.name)
             if value is None:
                 continue
-            if item.name != "drop_pp" and value <= 0:
+            if item.name != "drop_pp" and not value > 0:  # nor NaN
                 raise BudgetError(f"{item.name} is {value}: nothing can be that small", do="give a limit above zero")
             if item.name == "drop_pp" and not 0 <= value <= 100:
                 raise BudgetError(f"a drop of {value} pp is not between 0 and 100", do="give for example 1pp")

@@ -15,6 +15,7 @@ from edgehone.errors import QuantityError
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d.]*)\s*$")
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_MICROSECONDS = {"ns": 1e-3, "us": 1.0, "µs": 1.0, "μs": 1.0, "ms": 1e3, "s": 1e6, "min": 60e6, "h": 3600e6}
 _BYTES = {
     "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3,
 }  # fmt: skip
@@ -23,7 +24,7 @@ _WATTS = {"uW": 1e-3, "µW": 1e-3, "mW": 1.0, "W": 1e3}
 
 
 def _parse(text: str, units: dict[str, float], what: str, example: str) -> float:
-    match = _NUMBER.match(text)
+    match = _NUMBER.match(text) if isinstance(text, str) else None  # a bare number has no unit
     if match is None or match.group(2) not in units:
         known = ", ".join(unit for unit in units if unit and unit not in ("µs", "μs", "µW", "KB"))
         raise QuantityError(f"{text!r} is not a {what}", do=f"write a number and one of {known}, like {example!r}")
@@ -35,7 +36,7 @@ def _parse(text: str, units: dict[str, float], what: str, example: str) -> float
 
 def parse_latency_us(text: str) -> float:
     """ "2ms" → 2000.0 microseconds. Raises QuantityError."""
-    return _parse(text, _SECONDS, "latency", "2ms") * 1e6
+    return _parse(text, _MICROSECONDS, "latency", "2ms")
 
 
 def parse_duration_s(text: str) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import prod
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from edgehone.graph.ir import Shape
 
 Positions = NDArray[np.intp]
 Scalar = TypeVar("Scalar", bound=np.generic)
-Matrix = TypeVar("Matrix", NDArray[np.float32], NDArray[np.int8], NDArray[np.int32])
 
 
 class Transpose(NamedTuple):
@@ -101,7 +100,7 @@ def as_transpose(source: Positions, shape: Shape) -> Transpose | None:
     return found if np.array_equal(moved, source) else None
 
 
-def columns_to_file(matrix: Matrix, columns: Positions) -> Matrix:
+def columns_to_file(matrix: NDArray[Any], columns: Positions) -> NDArray[Any]:
     """(O, F) with column j moved to `columns[j]`."""
     moved = np.empty_like(matrix)
     moved[:, columns] = matrix
