@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
 import torch
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from edgehone.errors import DataError
+from edgehone.exporters._tflite_layout import indices, to_file
 from edgehone.exporters.tflite import exporter
 from edgehone.graph.fold import deploy
 from edgehone.graph.ir import Graph
@@ -18,6 +19,7 @@ from edgehone.graph.trace import trace
 from edgehone.graph.twin import Twin
 from edgehone.testing.graphs import GraphBuilder
 from edgehone.testing.networks import NETWORKS, example_shape
+from edgehone.testing.tflite_files import run_litert, run_tflite_micro
 
 IMAGE = (1, 4, 9, 7)
 POOL = {"kernel": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1))}
@@ -129,22 +131,17 @@ ONE_LSB: dict[str, Callable[[], Graph]] = {
 }
 
 
+def through(
+    runner: Callable[[bytes, np.ndarray], np.ndarray], quantized: QuantizedGraph, levels: np.ndarray
+) -> np.ndarray:
+    """Levels (N, ...) in torch layout through a runtime of .tflite files, and back."""
+    outputs = runner(exporter.export(quantized), np.stack([to_file(example[None]) for example in levels]))
+    flat = outputs.reshape(len(levels), -1)
+    return flat[:, np.argsort(indices(quantized.graph.output_shape))].reshape(-1, *quantized.graph.output_shape[1:])
+
+
 def litert(quantized: QuantizedGraph, levels: np.ndarray) -> np.ndarray:
-    """(N, ...) torch layout through the reference kernels, one by one."""
-    interpreter = Interpreter(
-        model_content=exporter.export(quantized), experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
-    interpreter.allocate_tensors()
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    channels_last = np.moveaxis(levels, 1, -1)
-    outputs = []
-    for example in channels_last:
-        interpreter.set_tensor(source["index"], np.ascontiguousarray(example).reshape(source["shape"]))
-        interpreter.invoke()
-        outputs.append(interpreter.get_tensor(target["index"])[0])
-    shape = quantized.graph.output_shape
-    found = np.stack(outputs)
-    return np.moveaxis(found, -1, 1).reshape(len(levels), *shape[1:])
+    return through(partial(run_litert, reference=True), quantized, levels)
 
 
 def calibrated(graph: Graph, scale: float = 3.0) -> Twin:
@@ -185,6 +182,30 @@ def test_operator_is_within_one_level_of_the_reference_kernels(name: str) -> Non
     difference = np.abs(run(quantized, levels).astype(int) - litert(quantized, levels))
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.99
+
+
+def test_linear_layers_of_tflite_micro_round_twice() -> None:
+    twin = calibrated(linear())
+    quantized = twin.to_quantized()
+    levels = random_levels(twin.graph, 200)
+    found = through(run_tflite_micro, quantized, levels)
+    np.testing.assert_array_equal(run(quantized, levels, rounding="double"), found)
+    assert (run(quantized, levels) != found).any()
+
+
+def test_inputs_that_are_no_levels_of_the_network_are_refused() -> None:
+    quantized = calibrated(linear()).to_quantized()
+    with pytest.raises(DataError, match="int8"):
+        run(quantized, np.zeros((2, 40), np.float32))
+    with pytest.raises(DataError, match="shape"):
+        run_all(quantized, np.zeros((2, 41), np.int8))
+
+
+def test_chunks_do_not_change_the_answer_and_no_input_gives_no_output() -> None:
+    quantized = calibrated(conv("relu")).to_quantized()
+    levels = random_levels(quantized.graph, 600)
+    np.testing.assert_array_equal(run(quantized, levels), run_all(quantized, levels)[quantized.graph.output])
+    assert run(quantized, levels[:0]).shape == (0, *quantized.graph.output_shape[1:])
 
 
 @lru_cache
