@@ -19,7 +19,7 @@ from edgehone import __version__
 from edgehone.errors import EdgehoneError, HostError, Interrupted
 
 _EPILOG = """examples:
-  edgehone optimize digits --max-drop 1pp -o digits-family
+  edgehone optimize digits -o digits-family
   edgehone optimize my_task.py --device raspberry-pi-4 --max-latency 2ms --max-size 200kB --max-drop 1pp
   edgehone task check my_task.py
   edgehone measure model.tflite --against model.onnx

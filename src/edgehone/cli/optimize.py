@@ -10,7 +10,7 @@ from edgehone.errors import EXIT_BUDGET_UNMET
 
 help = "make a family of smaller, faster versions of a trained network"
 examples = [
-    "edgehone optimize digits --max-drop 1pp -o digits-family",
+    "edgehone optimize digits -o digits-family",
     "edgehone optimize my_task.py --device raspberry-pi-4 --max-latency 2ms --max-size 200kB --max-drop 1pp",
     "edgehone optimize my_task.py:gestures --members 4 --time 20min -o gestures",
     "edgehone optimize my_task.py:gestures --members 4 --time 20min -o gestures --resume",

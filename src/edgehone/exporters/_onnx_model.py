@@ -1,6 +1,7 @@
 """An ONNX model in the making: nodes, constants and names. Knows the format and nothing of graphs or quantization.
 
-Values are named by number, since in a small file long names weigh as much as the weights. Equal constants are stored
+Values are named by number, since in a small file long names weigh as much as the weights, and nodes after what they
+write: ONNX Runtime 1.20 makes names for new nodes out of old ones, and they must not clash. Equal constants are stored
 once.
 """
 

@@ -43,7 +43,7 @@ from edgehone.search.workspace import Workspace, folder_error, open_workspace, w
 from edgehone.task import Task, Training
 from edgehone.techniques import Context
 from edgehone.train.loop import Teacher
-from edgehone.units import parse_duration_s
+from edgehone.units import format_drop, parse_duration_s
 from edgehone_agent.measure.noise import Noise
 from edgehone_agent.model import open_model
 
@@ -180,6 +180,9 @@ def _grow(
     answers = judge.answers(reference, FORMATS["onnx"], "validation", progress.at)
     teacher = Teacher(GraphNetwork(original.graph), prepared.task.kind)
     context = Context(prepared, settings.seed, original.precision, teacher, judge.network_metric)
+    told = _too_few_to_tell(settings.budget, judge, answers)
+    if told:
+        progress.say(told)
     recovery = recovery_of(prepared.task, settings)
     timed = settings.time_s is not None
     return grow(
@@ -196,6 +199,19 @@ def _grow(
             progress=progress,
             deadline=started + settings.time_s * (1 - _FINISH_SHARE) if settings.time_s is not None else None,
         )
+    )
+
+
+def _too_few_to_tell(budget: Budget, judge: Judge, answers: NDArray[Any]) -> str:
+    """What to say when the validation split is too small for the drop limit ever to be shown, else nothing."""
+    if budget.drop_pp is None:
+        return ""
+    none = judge.drop(answers, answers, "validation")  # a member that answers exactly as the original does
+    if none.high_pp <= budget.drop_pp:
+        return ""
+    return (
+        f"{none.n} validation examples cannot show a drop below {format_drop(none.high_pp)}, and the limit is "
+        f"{format_drop(budget.drop_pp)}: no cut can hold it; use more validation data or a wider limit"
     )
 
 
