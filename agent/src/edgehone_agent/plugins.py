@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar, cast
 
 from edgehone_agent.errors import EdgehoneError, InputError
@@ -64,11 +65,11 @@ class Registry(Generic[T]):
             found = importlib.import_module(source) if isinstance(source, str) else source.load()
         except EdgehoneError:
             raise
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # the module is missing, or the object an entry point names
             raise PluginError(f"the {self.kind} {name!r} cannot be imported: {error}") from error
         extension = getattr(found, self.kind, found)
-        if extension is found and isinstance(source, str):
-            raise PluginError(f"{source} defines no object called {self.kind!r}", where=f"{self.kind} {name!r}")
+        if extension is found and isinstance(found, ModuleType):
+            raise PluginError(f"{found.__name__} defines no object called {self.kind!r}", where=f"{self.kind} {name!r}")
         return cast(T, extension)
 
     def _sources(self) -> dict[str, str | importlib.metadata.EntryPoint]:
