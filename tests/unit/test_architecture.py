@@ -84,7 +84,17 @@ def test_starts_without_heavy_modules(command: list[str]) -> None:
     )
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
     assert "edgehone" in loaded
-    assert not loaded & {"torch", "onnx", "onnxruntime", "scipy", "sklearn", "rich", "jinja2", "ai_edge_litert", "numpy"}
+    assert not loaded & {
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "scipy",
+        "sklearn",
+        "rich",
+        "jinja2",
+        "ai_edge_litert",
+        "numpy",
+    }
 
 
 def test_the_node_imports_no_torch() -> None:
