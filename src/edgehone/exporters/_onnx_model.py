@@ -44,7 +44,7 @@ class ModelWriter:
     def node(self, operator: str, inputs: Iterable[str], **attributes: Attribute) -> str:
         """An operator with one output; an input called "" is left out."""
         name = self._name()
-        made = helper.make_node(operator, list(inputs), [name], **attributes)  # type: ignore[arg-type]
+        made = helper.make_node(operator, list(inputs), [name], name, **attributes)  # type: ignore[arg-type]
         self._nodes.append(made)
         return name
 

@@ -218,7 +218,14 @@ def _resize(low: Lowering, node: Node) -> None:
     before, after = low.graph.shapes[node.inputs[0]], low.graph.shapes[node.output]
     factors = [float(_factor(n, m)) for n, m in zip(before, after, strict=True)]
     places = "align_corners" if node.attrs["align_corners"] else "half_pixel"
-    low.write(node, _resized(low, node, factors, "linear", coordinate_transformation_mode=places))
+    value = _resized(low, node, factors, "linear", coordinate_transformation_mode=places)
+    if low.quantized is None:
+        low.write(node, value)
+        return
+    # ONNX Runtime 1.20 resizes levels that mean the same before and after, and truncates where it should round.
+    params = low.quantized.tensors[node.output]
+    apart = float(np.nextafter(np.float32(params.scale), np.float32(np.inf)))
+    low.store(node.output, low.quantize(value, QuantParams(apart, params.zero_point)))
 
 
 def _resize_nearest(low: Lowering, node: Node) -> None:
