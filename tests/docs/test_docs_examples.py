@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")})
-ALL_PAGES = sorted({*ROOT.glob("*.md"), ROOT / "agent" / "README.md", *(ROOT / "docs").rglob("*.md")})
+ALL_PAGES = sorted({*(ROOT / folder / "README.md" for folder in ("agent", "examples")), *ROOT.glob("*.md"), *PAGES})
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<mark>python.*)\n(?P<code>(?:.*\n)*?)(?P=indent)```$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
 STUDIES = {"README.md"}  # pages whose examples make a whole family: a minute instead of seconds

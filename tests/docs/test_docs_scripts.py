@@ -34,6 +34,10 @@ def test_it_runs_and_makes_a_family(example: Path, tmp_path: Path) -> None:
     assert study.verdict in done.stdout
     for member in study.members:
         assert all((folder / file.path).is_file() for file in member.files)
+    page = (EXAMPLES[0].parents[1] / "docs/formats/study.md").read_text()
+    for part in ("task", "device", "budget", "settings", "machine"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{part}` |"))
+        assert [key for key in getattr(study, part) if f"`{key}`" not in row] == []
     majority = 0.6  # a network that learnt nothing stays below
     assert study.original.metric["test"].value > majority
 
