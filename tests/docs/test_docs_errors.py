@@ -1,8 +1,11 @@
-"""docs/errors has one page for every code, and no code means two things."""
+"""docs/errors has one page for every code, no code means two things, and the messages it quotes are ones we say."""
 
 from __future__ import annotations
 
+import ast
+import errno
 import importlib
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -54,6 +57,34 @@ def test_no_code_is_used_by_two_unrelated_classes() -> None:
         users = [kind for kind in ERRORS if kind.code == code]
         first = min(users, key=lambda kind: len(kind.__mro__))
         assert [kind for kind in users if not issubclass(kind, first)] == [], code
+
+
+def spoken() -> list[re.Pattern[str]]:
+    """Every text of the source with something to say, as a pattern: what is filled in later matches anything."""
+    found = [re.compile(re.escape(os.strerror(code))) for code in (errno.ENOSPC, errno.EACCES)]
+    for folder in ("src", "agent/src"):
+        for file in (DOCS.parent / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+                said = [text for text in texts if isinstance(text, str)]
+                if sum(len(text.strip()) for text in said) >= 7:  # shorter ones match anything
+                    found.append(re.compile("".join(re.escape(t) if isinstance(t, str) else ".+?" for t in texts)))
+    return found
+
+
+SPOKEN = spoken()
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_the_messages_are_ones_we_say(page: Path) -> None:
+    messages = re.findall(r"^\| (?!message|---)(.+?) \| .+ \|$", page.read_text(), re.MULTILINE)
+    unknown = [
+        message
+        for message in messages
+        if not any(pattern.search(message) or message in pattern.pattern.replace("\\", "") for pattern in SPOKEN)
+    ]
+    assert unknown == []
 
 
 def test_the_index_lists_every_code() -> None:
