@@ -15,8 +15,9 @@
     hard_swish                         QLinearAdd that saturates, QLinearMul
     sub                                QLinearMul by -1, QLinearAdd
     mean, avg_pool, concat             QLinearGlobalAveragePool, QLinearAveragePool, QLinearConcat
-    max_pool, slice, reshape,          MaxPool, Slice, Reshape, Transpose, Pad, Resize on uint8
-      transpose, pad, resize nearest
+    max_pool, slice, reshape,          MaxPool, Slice, Reshape or Flatten, Transpose, Pad, on uint8
+      transpose, pad
+    resize nearest                     Resize on uint8; Gather when places are not all repeated alike
     resize bilinear                    none: Resize in floats
     relu6 on levels that reach above   none: Clip in floats, behind the integer kernel
       6, as a concat may ask for

@@ -178,6 +178,37 @@ def test_operators_made_of_others_hold_at_every_size(op: str, size: float) -> No
     assert off(graph, size * torch.randn((4, *PICTURE[1:]), generator=torch.Generator().manual_seed(0))) <= 1
 
 
+def test_dead_channels_stay_dead() -> None:
+    build = GraphBuilder(PICTURE)
+    x = build.conv(build.input, 8, bias=True)
+    for role in ("weight", "bias"):
+        build.params[f"{x}.{role}"][::2] = 0.0
+    build.params[f"{x}.bias"][0] = 3.0
+    graph = build.graph(build.conv(x, 4, bias=True))
+    assert off(graph, torch.randn((4, *PICTURE[1:]), generator=torch.Generator().manual_seed(0))) <= 1
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_weights_of_fewer_bits(bits: int) -> None:
+    x = examples("resnet8", 16)
+    twin = Twin(deployed("resnet8"), weight_bits=bits).eval()
+    twin.calibrate([x])
+    with torch.no_grad():
+        expected = twin(x).numpy()
+    integers = twin.to_quantized()
+    found = run_onnx(exporter.export(integers), x.numpy())
+    assert np.abs(found - expected).max() <= 1.01 * integers.tensors[integers.graph.output].scale
+
+
+def test_a_module_called_twice_is_stored_once() -> None:
+    build = GraphBuilder((1, 16, 10, 12))
+    first = build.conv(build.input, 16, bias=True)
+    twice = build.graph(build.conv(build.relu(first), 16, like=first))
+    other = GraphBuilder((1, 16, 10, 12))
+    apart = other.graph(other.conv(other.relu(other.conv(other.input, 16, bias=True)), 16, bias=True))
+    assert len(exporter.export(apart)) - len(exporter.export(twice)) > 4 * 16 * 16 * 9
+
+
 @pytest.mark.parametrize("half_pixel", [False, True])
 @pytest.mark.parametrize("size", [(10, 12), (30, 12), (5, 6), (7, 31), (3, 123), (82, 1)])
 def test_nearest_takes_the_places_torch_takes(size: tuple[int, int], half_pixel: bool) -> None:
