@@ -29,7 +29,7 @@ class Program:
         self.blocks = (
             self.plain, self.residual, self.option_a, self.concat, self.depthwise, self.grouped, self.squeeze_excite,
             self.split, self.shuffle, self.shared, self.constants, self.spatial_gate, self.pixel_shuffle, self.dense,
-            self.transposed, self.spatial, self.pointwise_gate,
+            self.transposed, self.spatial, self.pointwise_gate, self.channel_mean, self.crossed,
         )  # fmt: skip
 
     def width(self, x: str) -> int:
@@ -132,6 +132,19 @@ class Program:
         if self.draw(st.integers(0, 1)):
             y = b.node("max_pool", y, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)))
         return b.node("transpose", y, perm=(0, 2, 1, 3))
+
+    def channel_mean(self, x: str) -> str:
+        """Spatial attention: a mean over channels changes when one of them leaves."""
+        return self.build.node("mul", x, self.build.node("mean", x, axes=(1,), keepdim=True))
+
+    def crossed(self, x: str) -> str:
+        """Channels of one operand meet rows of the other."""
+        b, height = self.build, self.build.shapes[x][2]
+        other = b.conv(x, height)
+        if self.draw(st.integers(0, 1)):
+            other = b.slice(other, 0, 1, axis=2)  # after the transpose it broadcasts over channels
+        rows = b.node("transpose", other, perm=(0, 2, 1, 3))
+        return b.node("add", b.conv(x, height), rows)
 
     def spatial(self, x: str) -> str:
         b, (_, _, h, w) = self.build, self.build.shapes[x]

@@ -116,7 +116,18 @@ def test_a_strided_slice_of_channels_and_a_softmax_freeze() -> None:
 def test_a_mean_over_channels_freezes() -> None:
     b = GraphBuilder((1, 3, 8, 8))
     attention = b.node("mean", b.conv(b.input, 8), axes=(1,), keepdim=True)
-    assert channel_groups(b.graph(attention)) == ()
+    after = b.conv(attention, 4)
+    assert by_name(channel_groups(b.graph(b.conv(after, 2)))) == {after: (4, 1)}
+
+
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_channels_that_meet_rows_freeze(broadcasts: bool) -> None:
+    b = GraphBuilder((1, 3, 8, 8))
+    one, two = b.conv(b.input, 8), b.conv(b.input, 8)
+    two = b.slice(two, 0, 1, axis=2) if broadcasts else two
+    crossed = b.node("add", one, b.node("transpose", two, perm=(0, 2, 1, 3)))
+    after = b.conv(crossed, 4)
+    assert by_name(channel_groups(b.graph(b.conv(after, 2)))) == {after: (4, 1)}
 
 
 def test_a_shared_weight_ties_what_its_readers_read() -> None:
