@@ -10,6 +10,7 @@ Everything finished is kept in the output folder, so a stopped study goes on wit
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time as clock_time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from edgehone.budget import Budget
 from edgehone.data.load import load_task
@@ -248,10 +250,20 @@ def _identity(prepared: Prepared, device: str, settings: Settings) -> dict[str, 
     return {
         "task": prepared.task.name,
         "data": digests,
+        "network": _digest(prepared.network),
         "device": device,
         "budget": settings.budget.to_json(),
         "settings": settings.to_json(),
     }
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 (hex) over names and values of a network's parameters and buffers."""
+    sha = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
+    return sha.hexdigest()
 
 
 def _record(
