@@ -1,7 +1,7 @@
 """edgehone: a trained network in, a measured family of small, fast versions out.
 
     import edgehone
-    study = edgehone.optimize("digits", max_drop="1pp", output="digits-family")
+    study = edgehone.optimize("digits", output="digits-family")
     study.members[0].predict(x)
 
 Public is what `__all__` reaches. Importing this package is cheap; torch is imported when something needs it.
