@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgehone.exporters import EXPORTERS
+from edgehone.graph.cost import macs
 from edgehone.graph.ir import Graph
 from edgehone.recipe import Step
 from edgehone.record import CurvePoint, DropRecord, TrialRecord, from_json, to_json
@@ -98,7 +99,7 @@ def grow(ground: Ground) -> Family:
         if goal is None or left == 0 or _late(ground):
             break
         aim = parent_latency * (goal / parent_latency) ** (1 / left)
-        tried = _attempt(ground, attempt, parent, parent_latency, aim, family)
+        tried = _attempt(ground, attempt, parent, parent_latency, aim, left, family)
         if tried is None:
             break
         name, latency = tried.version.name, tried.candidate.latency.value
@@ -157,7 +158,7 @@ def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
 
 
 def _attempt(
-    ground: Ground, attempt: int, parent: _Tried, parent_latency: float, aim: float, family: Family
+    ground: Ground, attempt: int, parent: _Tried, parent_latency: float, aim: float, left: int, family: Family
 ) -> _Tried | None:
     """Cut, recover, quantize, judge; None when no cut is worth training."""
     step = f"attempt-{attempt}"
@@ -169,7 +170,7 @@ def _attempt(
     name = _free_name(name_of(planned.graph, ground.graph), [t.name for t in family.trials])
     done, graph = ground.workspace.read(step), ground.workspace.graph(step)
     if done is None or graph is None:
-        graph, curve, epochs, seconds = _recover(ground, step, name, planned.graph)
+        graph, curve, epochs, seconds = _recover(ground, step, name, planned.graph, left)
         ground.workspace.keep_graph(step, graph)
         done = {"curve": [to_json(p) for p in curve], "epochs": epochs, "seconds": seconds}
         ground.workspace.write(step, done)
@@ -200,18 +201,22 @@ def _planned(ground: Ground, step: str, parent: _Tried, parent_latency: float, a
     return found
 
 
-def _recover(ground: Ground, step: str, name: str, cut: Graph) -> tuple[Graph, tuple[CurvePoint, ...], float, float]:
-    """Train a cut until its drop holds, twice at the most."""
+def _recover(
+    ground: Ground, step: str, name: str, cut: Graph, left: int
+) -> tuple[Graph, tuple[CurvePoint, ...], float, float]:
+    """Train a cut until its drop holds, twice at the most, and once only where a time limit leaves no more."""
     started = time.monotonic()
-    epochs = _affordable(ground)
+    epochs = _affordable(ground, cut, left)
     settings = DistilSettings(replace(ground.recovery, epochs=epochs))
     graph = ground.workspace.graph(f"{step}-first")
     curve: tuple[CurvePoint, ...] = ()
     if graph is None:
         start = prune.recalibrate(cut, ground.context).graph
         graph, curve = _train(ground, step, name, start, settings)
-        if ground.settings.budget.drop_pp is None or not _breaks_drop(ground, graph) or _late(ground):
-            return graph, curve, epochs, time.monotonic() - started
+        took = time.monotonic() - started
+        rushed = ground.deadline is not None and started + (left + 1) * took > ground.deadline
+        if rushed or not _breaks_drop(ground, graph):
+            return graph, curve, epochs, took
         ground.workspace.keep_graph(f"{step}-first", graph)
     calmer = replace(settings, training=replace(settings.training, learning_rate=settings.training.learning_rate / 2))
     graph, more = _train(ground, f"{step}-second", f"{name} again", graph, calmer)
@@ -232,9 +237,10 @@ def _train(
 
 
 def _breaks_drop(ground: Ground, graph: Graph) -> bool:
+    if ground.settings.budget.drop_pp is None:
+        return False
     version = Version("recovering", None, graph, quantize.apply(graph, QuantizeSettings(), ground.context).quantized)
-    limit = ground.settings.budget.drop_pp
-    return limit is not None and _drop(ground, version, f".work/{version.name}.tflite").high_pp > limit
+    return _drop(ground, version, f".work/{version.name}.tflite").high_pp > ground.settings.budget.drop_pp
 
 
 def _drop(ground: Ground, version: Version, path: str | None = None) -> DropRecord:
@@ -261,12 +267,17 @@ def _faster(ground: Ground, version: Version, parent: Version, planned: Candidat
     return ranks(found[version.name], found[parent.name]) == "faster"
 
 
-def _affordable(ground: Ground) -> float:
-    """Epochs of a recovery, shortened where the time limit asks for it."""
+def _affordable(ground: Ground, cut: Graph, left: int) -> float:
+    """Epochs of a recovery, shortened where the time limit asks for it: the members left share what time is left.
+
+    An epoch costs a forward pass of the teacher and three of the student, so it shrinks with the student.
+    """
     if ground.deadline is None:
         return ground.recovery.epochs
-    share = (ground.deadline - time.monotonic()) / max(1, ground.settings.members - 1)
-    return max(0.1, min(ground.recovery.epochs, round(share / max(ground.epoch_s, 1e-3), 2)))
+    student = max(0.25, macs(cut) / macs(ground.graph))  # narrow layers use the machine less well
+    epoch_s = ground.epoch_s * (1 + 3 * student) / 4
+    share_s = (ground.deadline - time.monotonic()) / left
+    return max(0.1, min(ground.recovery.epochs, round(share_s / max(epoch_s, 1e-3), 2)))
 
 
 def _late(ground: Ground) -> bool:

@@ -78,14 +78,14 @@ def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
         KeyboardInterrupt: the user stopped it; the checkpoint, if there is one, is on disk.
     """
     device = training_device()
-    network.to(device)
+    network.to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(network, run.training)
     per_epoch = max(1, len(run.data) // run.training.batch_size)
     total = max(1, round(run.training.epochs * per_epoch))
     done = load_checkpoint(run.checkpoint, network, optimizer) if run.checkpoint else None
     state = _State(network, optimizer, run, total, done or Progress(0, (), 0.0))
     if run.teacher is not None:
-        run.teacher.network.to(device).eval()
+        run.teacher.network.to(device, memory_format=torch.channels_last).eval()
     try:
         for step, x, y in _steps(run, per_epoch, total, state.step):
             state.take(step, channels_last(x.to(device)), y.to(device))

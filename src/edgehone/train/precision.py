@@ -39,7 +39,7 @@ def fastest_precision(network: nn.Module, x: Tensor, steps: int = 3) -> Precisio
     device = training_device()
     state = {key: value.clone() for key, value in network.state_dict().items()}
     was_training = network.training
-    network.to(device).train()
+    network.to(device, memory_format=torch.channels_last).train()
     x = channels_last(x.to(device))
     best: dict[Precision, float] = {"float32": float("inf"), "bfloat16": float("inf")}
     for step in range(steps + 1):
