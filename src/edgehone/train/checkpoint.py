@@ -35,11 +35,15 @@ def save_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, progre
     told = {"step": progress.step, "seconds": progress.seconds, "curve": [asdict(point) for point in progress.curve]}
     arrays["progress"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer) -> Progress | None:

@@ -21,7 +21,7 @@ from edgehone.record import CurvePoint
 from edgehone.task import Training
 from edgehone.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from edgehone.train.losses import Loss, distillation_loss
-from edgehone.train.precision import Precision, autocast, channels_last, training_device
+from edgehone.train.precision import Precision, autocast, channels_last, lay_out, training_device
 
 Validate = Callable[[nn.Module], float]
 Report = Callable[[int, int, float], None]
@@ -78,14 +78,14 @@ def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
         KeyboardInterrupt: the user stopped it; the checkpoint, if there is one, is on disk.
     """
     device = training_device()
-    network.to(device, memory_format=torch.channels_last)
+    lay_out(network, device)
     optimizer = _optimizer(network, run.training)
     per_epoch = max(1, len(run.data) // run.training.batch_size)
     total = max(1, round(run.training.epochs * per_epoch))
     done = load_checkpoint(run.checkpoint, network, optimizer) if run.checkpoint else None
     state = _State(network, optimizer, run, total, done or Progress(0, (), 0.0))
     if run.teacher is not None:
-        run.teacher.network.to(device, memory_format=torch.channels_last).eval()
+        lay_out(run.teacher.network, device).eval()
     try:
         for step, x, y in _steps(run, per_epoch, total, state.step):
             state.take(step, channels_last(x.to(device)), y.to(device))
