@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgehone.exporters import EXPORTERS
-from edgehone.graph.cost import macs
 from edgehone.graph.ir import Graph
 from edgehone.recipe import Step
 from edgehone.record import CurvePoint, DropRecord, TrialRecord, from_json, to_json
 from edgehone.search.judge import Judge
+from edgehone.search.original import epoch_seconds
 from edgehone.search.progress import Progress
 from edgehone.search.settings import Settings
 from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
@@ -58,7 +58,6 @@ class Ground:
     target: Target
     settings: Settings
     recovery: Training
-    epoch_s: float
     workspace: Workspace
     progress: Progress
     deadline: float | None
@@ -268,14 +267,10 @@ def _faster(ground: Ground, version: Version, parent: Version, planned: Candidat
 
 
 def _affordable(ground: Ground, cut: Graph, left: int) -> float:
-    """Epochs of a recovery, shortened where the time limit asks for it: the members left share what time is left.
-
-    An epoch costs a forward pass of the teacher and three of the student, so it shrinks with the student.
-    """
+    """Epochs of a recovery, shortened where the time limit asks for it: the members left share what time is left."""
     if ground.deadline is None:
         return ground.recovery.epochs
-    student = max(0.25, macs(cut) / macs(ground.graph))  # narrow layers use the machine less well
-    epoch_s = ground.epoch_s * (1 + 3 * student) / 4
+    epoch_s = epoch_seconds(cut, ground.context, ground.recovery.batch_size)
     share_s = (ground.deadline - time.monotonic()) / left
     return max(0.1, min(ground.recovery.epochs, round(share_s / max(epoch_s, 1e-3), 2)))
 

@@ -36,7 +36,7 @@ from edgehone.search.family import Family, Ground, grow
 from edgehone.search.finish import finish
 from edgehone.search.front import front, verdict
 from edgehone.search.judge import Judge
-from edgehone.search.original import Original, epoch_seconds, original_network
+from edgehone.search.original import Original, original_network
 from edgehone.search.progress import Progress, Silent
 from edgehone.search.settings import Settings
 from edgehone.search.target import MAIN_RUNTIME, Target
@@ -186,7 +186,6 @@ def _grow(
     if told:
         progress.say(told)
     recovery = recovery_of(prepared.task, settings)
-    timed = settings.time_s is not None
     return grow(
         Ground(
             graph=original.graph,
@@ -196,7 +195,6 @@ def _grow(
             target=target,
             settings=settings,
             recovery=recovery,
-            epoch_s=epoch_seconds(original.graph, context, recovery.batch_size) if timed else 0.0,
             workspace=workspace,
             progress=progress,
             deadline=started + settings.time_s * (1 - _FINISH_SHARE) if settings.time_s is not None else None,
