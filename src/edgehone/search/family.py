@@ -85,8 +85,8 @@ def grow(ground: Ground) -> Family:
     """Make the family. What earlier runs finished is taken from the workspace."""
     family = Family()
     budget, settings = ground.settings.budget, ground.settings
-    full = _full_width(ground)
-    start = price(1.0, ground.graph, ground.context, ground.target)
+    full, ground = _full_width(ground)
+    start = full.candidate
     start_holds = start.holds(budget)
     family.trials.append(_trial(full.version, full, "kept", "the whole network in int8"))
     family.members.append(full.version)
@@ -129,13 +129,16 @@ def grow(ground: Ground) -> Family:
     return family
 
 
-def _full_width(ground: Ground) -> _Tried:
+def _full_width(ground: Ground) -> tuple[_Tried, Ground]:
+    """The first member, and the ground with the target anchored to it."""
     step = quantize.step(_integers(ground))
     result = quantize.apply(ground.graph, _integers(ground), ground.context)
     version = Version(FULL, "original", ground.graph, result.quantized, (step,), result.curve)
     export(version, ground.workspace)
+    if result.quantized is not None:
+        ground = replace(ground, target=ground.target.anchored(result.quantized))
     candidate = price(1.0, ground.graph, ground.context, ground.target)
-    return _Tried(version, candidate, _drop(ground, version), True)
+    return _Tried(version, candidate, _drop(ground, version), True), ground
 
 
 def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:

@@ -1,9 +1,14 @@
-"""The target of a study: a device, and how latency is obtained there. Measured where we are, estimated elsewhere."""
+"""The target of a study: a device, and how latency is obtained there. Measured where we are, estimated elsewhere.
+
+Candidates are timed for a fraction of a second, during which a machine can slow down by half. So each is timed against
+one anchor, the int8 network of full width, round by round, and its latency is that ratio times the anchor's.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -12,13 +17,22 @@ from edgehone.exporters import EXPORTERS
 from edgehone.graph.cost import node_macs
 from edgehone.graph.ir import Graph, Node
 from edgehone.graph.quantized import QuantizedGraph
-from edgehone_agent.measure.latency import measure_latency
+from edgehone_agent.measure.latency import LatencyResult, measure_latency, ratio
 from edgehone_agent.runtimes import RUNTIMES
 from edgehone_agent.wire.measurement import Measurement
 
 MAIN_FORMAT, MAIN_RUNTIME = "tflite", "litert"
-_QUICK_ROUNDS = 11
+_QUICK_ROUNDS = 21
+_ANCHOR_ROUNDS = 60
 _FREE = frozenset({"reshape", "requantize"})
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A file that candidates are timed against, and its own latency."""
+
+    content: bytes
+    latency_us: float
 
 
 @dataclass(frozen=True)
@@ -28,31 +42,55 @@ class Target:
     Attributes:
         device: the profile.
         place: the machine in words, for measurements taken here.
+        anchor: what candidates are timed against; None before `anchored`, and for a device that is not here.
     """
 
     device: Device
     place: str
+    anchor: Anchor | None = None
 
     @property
     def here(self) -> bool:
         """Whether latency is measured on this machine; otherwise the profile estimates it."""
         return self.device.detected
 
+    def anchored(self, quantized: QuantizedGraph) -> Target:
+        """The same target, its candidates timed against this network."""
+        if not self.here:
+            return self
+        content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
+        found = _time({"anchor": content}, _ANCHOR_ROUNDS)["anchor"]
+        return replace(self, anchor=Anchor(content, found.median_us))
+
     def latency(self, quantized: QuantizedGraph) -> Measurement:
         """Latency of one int8 inference, quickly: enough to choose widths by, in microseconds."""
         if not self.here:
             return estimate_latency(self.device, layer_costs(quantized.graph))
         content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "candidate.tflite"
-            path.write_bytes(content)
-            session = RUNTIMES.get(MAIN_RUNTIME).load(path)
-            found = measure_latency({"candidate": session}, rounds=_QUICK_ROUNDS)["candidate"]
-            session.close()
+        if self.anchor is not None:
+            both = _time({"candidate": content, "anchor": self.anchor.content}, _QUICK_ROUNDS)
+            part, us = ratio(both["candidate"], both["anchor"]), self.anchor.latency_us
+            method = f"ratio to the int8 network of full width, {part.rounds} paired rounds"
+            return Measurement(part.value * us, "us", method, self.place, part.rounds, part.low * us, part.high * us)
+        found = _time({"candidate": content}, _ANCHOR_ROUNDS)["candidate"]
         return Measurement(
             found.median_us, "us", f"median of {found.rounds} rounds", self.place, found.rounds, found.low_us,
             found.high_us,
         )  # fmt: skip
+
+
+def _time(contents: Mapping[str, bytes], rounds: int) -> dict[str, LatencyResult]:
+    """Latency of files that are not kept, interleaved."""
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for name, content in contents.items():
+            path = Path(folder) / f"{name}.tflite"
+            path.write_bytes(content)
+            sessions[name] = RUNTIMES.get(MAIN_RUNTIME).load(path)
+        found = measure_latency(sessions, rounds=rounds)
+        for session in sessions.values():
+            session.close()
+    return found
 
 
 def layer_costs(graph: Graph) -> list[LayerCost]:
