@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgehone.measure.metrics import metric_called
-from edgehone.record import MemberRecord
+from edgehone.record import MemberRecord, StudyRecord
+from edgehone.report.headline import shown_member
 from edgehone.search.target import MAIN_FORMAT
 from edgehone.units import format_drop
 
@@ -22,19 +23,18 @@ def front(members: tuple[MemberRecord, ...], metric: str) -> tuple[str, ...]:
     return tuple(name for name in points if not beaten(name))
 
 
-def verdict(original: MemberRecord, members: tuple[MemberRecord, ...]) -> str:
-    """What came out, in plain words: the fastest member that holds every limit, or how near the nearest one came."""
-    if not members:
+def verdict(study: StudyRecord) -> str:
+    """What came out, in plain words, about the member that the page's headline speaks of."""
+    shown = shown_member(study)
+    if shown is None:
         return "No version of this network is measurably faster than the original."
-    holding = [member for member in members if all(member.holds.values())]
-    chosen = min(holding or members, key=lambda m: (sum(not held for held in m.holds.values()), *_cost(m)))
-    told = f"{chosen.name} is {_gain(original, chosen)}"
-    if "test" in chosen.drop:
-        drop = chosen.drop["test"]
+    told = f"{shown.name} is {_gain(study.original, shown)}"
+    if "test" in shown.drop:
+        drop = shown.drop["test"]
         told += f" at a drop of {format_drop(drop.value_pp)} (95 %: at worst {format_drop(drop.high_pp)})"
-    if holding:
+    if all(shown.holds.values()):
         return f"{told}."
-    missed = " and ".join(name.split("_")[0] for name, held in chosen.holds.items() if not held)
+    missed = " and ".join(name.split("_")[0] for name, held in shown.holds.items() if not held)
     return f"No member holds every limit. The nearest one misses {missed}: {told}."
 
 

@@ -169,7 +169,7 @@ def _run(task: Task, device: str, settings: Settings, folder: Path, resume: bool
     first, members, noise = finish(base, family.members, judge, target, workspace, settings.budget, progress)
     clock.lap("measure and test")
     record = _record(identity, prepared, target, settings, machine, noise, first, members, family.trials, clock)
-    return write_study(record, workspace)
+    return write_study(replace(record, verdict=verdict(record)), workspace)
 
 
 def _grow(
@@ -296,7 +296,7 @@ def _record(
         members=members,
         trials=tuple(trials),
         met=met,
-        verdict=verdict(original, members),
+        verdict="",
         front=front(members, task.metric_name),
         seconds=clock.laps,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

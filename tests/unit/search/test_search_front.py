@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgehone.record import MemberRecord
+from edgehone.record import MemberRecord, StudyRecord
 from edgehone.search.front import front, verdict
 from edgehone.testing.records import example_record
 
@@ -35,21 +35,25 @@ def test_for_an_error_smaller_is_better() -> None:
     assert second.name in front((first, second), "rmse")
 
 
+def study(members: tuple[MemberRecord, ...]) -> StudyRecord:
+    return replace(example_record(members=3), members=members)
+
+
 def test_the_verdict_names_the_fastest_member_that_holds_everything() -> None:
-    original, members = family()
+    _, members = family()
     held = tuple(replace(m, holds={"drop_pp": m is not members[2]}) for m in members)
-    assert verdict(original, held).startswith(f"{members[1].name} is ")
-    assert "times faster" in verdict(original, held) and "at worst" in verdict(original, held)
+    text = verdict(study(held))
+    assert text.startswith(f"{members[1].name} is ")
+    assert "times faster" in text and "at worst" in text
 
 
 def test_an_unmet_budget_is_said_with_the_nearest_member() -> None:
-    original, members = family()
+    _, members = family()
     missed = tuple(replace(m, holds={"drop_pp": False, "size_bytes": m is members[1]}) for m in members)
-    text = verdict(original, missed)
+    text = verdict(study(missed))
     assert text.startswith("No member holds every limit. The nearest one misses drop")
     assert members[1].name in text
 
 
 def test_no_members_is_an_answer_too() -> None:
-    original, _ = family()
-    assert "No version" in verdict(original, ())
+    assert "No version" in verdict(study(()))
