@@ -16,6 +16,7 @@ import time as clock_time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ from edgehone.search.progress import Progress, Silent
 from edgehone.search.settings import Settings
 from edgehone.search.target import MAIN_RUNTIME, Target
 from edgehone.search.version import FORMATS, ORIGINAL, Version, export
-from edgehone.search.workspace import Workspace, folder_error, open_workspace, write_text
+from edgehone.search.workspace import Workspace, concerns, folder_error, open_workspace, write_text
 from edgehone.task import Task, Training
 from edgehone.techniques import Context
 from edgehone.train.loop import Teacher
 from edgehone.units import format_drop, parse_duration_s
 from edgehone_agent.measure.noise import Noise
-from edgehone_agent.model import open_model
+from edgehone_agent.model import Model, open_model
 
 _FINISH_SHARE = 0.1  # of a time limit, kept for measuring and testing
 
@@ -74,7 +75,11 @@ class Member:
         Raises:
             InputError: a shape that the file does not take, or NaN.
         """
-        return open_model(self.path()).predict(x)
+        return self._model.predict(x)
+
+    @cached_property
+    def _model(self) -> Model:
+        return open_model(self.path())
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,9 @@ def optimize(
     except KeyboardInterrupt:
         raise Interrupted("stopped; what was finished is kept", where=str(folder), do="go on with --resume") from None
     except OSError as error:
-        raise folder_error(error, str(folder)) from error
+        if concerns(error, folder):
+            raise folder_error(error, str(folder)) from error
+        raise  # a file of the user's own: its name says more than we could
 
 
 def _run(task: Task, device: str, settings: Settings, folder: Path, resume: bool, progress: Progress) -> Study:

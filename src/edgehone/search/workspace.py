@@ -103,6 +103,13 @@ def open_workspace(folder: Path, identity: Mapping[str, Any], *, resume: bool) -
     return workspace
 
 
+def concerns(error: OSError, folder: Path) -> bool:
+    """Whether an operating system error is about the output folder: a full disk has no file name."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
+
+
 def folder_error(error: OSError, where: str) -> OutputFolderError:
     """What an operating system error means for the output folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

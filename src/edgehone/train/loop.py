@@ -86,14 +86,15 @@ def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
     state = _State(network, optimizer, run, total, done or Progress(0, (), 0.0))
     if run.teacher is not None:
         lay_out(run.teacher.network, device).eval()
-    try:
-        for step, x, y in _steps(run, per_epoch, total, state.step):
-            state.take(step, channels_last(x.to(device)), y.to(device))
-            if state.step % per_epoch == 0 or state.step == total:
-                state.close_epoch(per_epoch)
-    except KeyboardInterrupt:
-        state.save()
-        raise
+    with torch.random.fork_rng(devices=[]):  # the caller's own random numbers are none of our business
+        try:
+            for step, x, y in _steps(run, per_epoch, total, state.step):
+                state.take(step, channels_last(x.to(device)), y.to(device))
+                if state.step % per_epoch == 0 or state.step == total:
+                    state.close_epoch(per_epoch)
+        except KeyboardInterrupt:
+            state.save()
+            raise
     network.eval()
     if run.checkpoint:
         run.checkpoint.unlink(missing_ok=True)

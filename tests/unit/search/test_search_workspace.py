@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgehone.errors import OutputFolderError
-from edgehone.search.workspace import folder_error, open_workspace, write_bytes
+from edgehone.search.workspace import concerns, folder_error, open_workspace, write_bytes
 
 IDENTITY = {"task": "digits", "settings": {"seed": 0}}
 
@@ -59,6 +59,12 @@ def test_a_place_without_room_or_permission_is_said_in_words() -> None:
     assert "disk is full" in str(full) and "--resume" in str(full)
     locked = folder_error(OSError(errno.EROFS, "Read-only file system"), "out")
     assert "cannot be written: Read-only file system" in str(locked)
+
+
+def test_errors_about_other_files_are_not_about_the_folder(tmp_path: Path) -> None:
+    assert concerns(OSError(errno.EACCES, "no", str(tmp_path / "out" / "study.json")), tmp_path / "out")
+    assert concerns(OSError(errno.ENOSPC, "full"), tmp_path / "out")
+    assert not concerns(OSError(errno.ENOENT, "no such file", "pictures/1.png"), tmp_path / "out")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
