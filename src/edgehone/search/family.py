@@ -208,6 +208,7 @@ def _recover(
 ) -> tuple[Graph, tuple[CurvePoint, ...], float, float]:
     """Train a cut until its drop holds, twice at the most, and once only where a time limit leaves no more."""
     started = time.monotonic()
+    ground.progress.stage(f"planning the recovery of {name}")
     epochs = _affordable(ground, cut, left)
     settings = DistilSettings(replace(ground.recovery, epochs=epochs))
     graph = ground.workspace.graph(f"{step}-first")

@@ -55,9 +55,15 @@ class Result:
 
 
 class Technique(Protocol):
-    """One way to make a network smaller or faster."""
+    """One way to make a network smaller or faster.
+
+    Attributes:
+        Settings: a frozen dataclass of plain values, see `step`.
+        identity: settings that change nothing; None where there are none.
+    """
 
     Settings: type[Any]
+    identity: Any
 
     def supports(self, graph: Graph) -> Sequence[str]:
         """Reasons why it cannot work on this graph, in words; empty when it can."""

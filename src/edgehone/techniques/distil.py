@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from edgehone.errors import RecipeError
 from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
 from edgehone.recipe import Step
@@ -38,6 +39,7 @@ class Distil:
     """The technique."""
 
     Settings = DistilSettings
+    identity = None
 
     def supports(self, graph: Graph) -> Sequence[str]:
         """Every training graph can be trained."""
@@ -48,7 +50,14 @@ class Distil:
         return Step("distil", asdict(settings), f"distil-{settings.training.epochs:g}")
 
     def apply(self, graph: Graph, settings: DistilSettings, context: Context) -> Result:
-        """Train the graph against teacher and labels; the last epoch counts."""
+        """Train the graph against teacher and labels; the last epoch counts.
+
+        Raises:
+            RecipeError: the network has no weights.
+            DataError: the loss stopped being finite.
+        """
+        for reason in self.supports(graph):
+            raise RecipeError(reason, where="distil", do="leave this step out")
         task = context.prepared.task
         network = GraphNetwork(graph)
         if settings.training.dropout is not None:

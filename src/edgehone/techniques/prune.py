@@ -55,10 +55,11 @@ class Prune:
     """The technique; `plan` is its cheap half, without data for statistics."""
 
     Settings = PruneSettings
+    identity = PruneSettings(keep=1.0)
 
     def supports(self, graph: Graph) -> Sequence[str]:
         """A graph without a single group of channels cannot be cut."""
-        return () if channel_groups(graph) else ("no channel can leave without changing the input or the output",)
+        return () if channel_groups(graph) else ("no channel of this network can leave",)
 
     def step(self, settings: PruneSettings) -> Step:
         """Labelled like "prune-l2-global-40": criterion, allocation, percent of the MACs that stay."""
@@ -90,8 +91,8 @@ class Prune:
         """
         if settings.keep == 1:
             return Result(graph)
-        if not channel_groups(graph):
-            raise CutError("no channel of this network can leave", do="use quantize alone, or a wider network")
+        for reason in self.supports(graph):
+            raise CutError(reason, where="prune", do="use quantize alone, or a wider network")
         return self.recalibrate(self.plan(graph, self.scores(graph, settings.criterion, context), settings), context)
 
     def recalibrate(self, graph: Graph, context: Context) -> Result:

@@ -50,6 +50,7 @@ class Quantize:
     """The technique."""
 
     Settings = QuantizeSettings
+    identity = None
 
     def supports(self, graph: Graph) -> Sequence[str]:  # noqa: ARG002  one signature for all techniques
         """Every graph can be quantized."""
