@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 
 from edgehone.errors import RecipeError
 from edgehone.graph.ir import Graph
@@ -33,6 +34,12 @@ class DistilSettings:
     training: Training = field(default_factory=Training)
     weight: float = 0.9
     temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise RecipeError(f"weight is {self.weight}", where="distil", do="give a share from 0 to 1")
+        if not 0 < self.temperature < inf:
+            raise RecipeError(f"temperature is {self.temperature}", where="distil", do="give a number above 0")
 
 
 class Distil:
