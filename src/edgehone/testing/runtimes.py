@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from edgehone.exporters import EXPORTERS
 from edgehone.graph.ir import Graph, Node
+from edgehone.testing.expect import expect
 from edgehone.testing.graphs import GraphBuilder
 from edgehone_agent.errors import InputError, ModelFileError
 from edgehone_agent.model import Model, example_shape, to_file
@@ -57,11 +58,6 @@ def _readings(n: int) -> NDArray[np.float32]:
     return np.random.default_rng(7).standard_normal((n, *EXAMPLE), np.float32)
 
 
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        pytest.fail(otherwise)
-
-
 def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
@@ -88,12 +84,12 @@ class RuntimeContract:
         return path
 
     def test_names_itself(self, runtime: Runtime) -> None:
-        _expect(bool(runtime.name) and bool(runtime.version()), "a runtime has a name and a version")
-        _expect(all(suffix.startswith(".") for suffix in runtime.suffixes), "a suffix starts with a dot")
+        expect(bool(runtime.name) and bool(runtime.version()), "a runtime has a name and a version")
+        expect(all(suffix.startswith(".") for suffix in runtime.suffixes), "a suffix starts with a dot")
 
     def test_equals_the_float_reference(self, runtime: Runtime, model_file: Path) -> None:
         session = runtime.load(model_file)
-        _expect(example_shape(session.input, session.layout) == EXAMPLE, f"the input is {session.input}")
+        expect(example_shape(session.input, session.layout) == EXAMPLE, f"the input is {session.input}")
         x = _readings(4)
         with Model(session) as model:
             np.testing.assert_allclose(model.predict(x), reference_answer(x), rtol=1e-4, atol=1e-5)
@@ -114,7 +110,7 @@ class RuntimeContract:
         for wrong in (good[..., :-1], good[0], good.astype(np.float64), np.zeros(0, session.input.dtype)):
             with pytest.raises(InputError):
                 session.run(wrong)
-        _expect(session.run(good).shape == session.output.shape, "a refused input must not spoil the session")
+        expect(session.run(good).shape == session.output.shape, "a refused input must not spoil the session")
         session.close()
 
     def test_a_bad_file_is_a_model_file_error(self, runtime: Runtime, model_file: Path, tmp_path: Path) -> None:
@@ -124,7 +120,7 @@ class RuntimeContract:
             bad.write_bytes(damaged)
             with pytest.raises(ModelFileError) as caught:
                 runtime.load(bad)
-            _expect(caught.value.where == str(bad), f"{kind}: the message must name the file")
+            expect(caught.value.where == str(bad), f"{kind}: the message must name the file")
         for missing in (tmp_path / f"missing{model_file.suffix}", tmp_path):
             with pytest.raises(ModelFileError):
                 runtime.load(missing)
@@ -157,15 +153,15 @@ class RuntimeContract:
         session = runtime.load(model_file)
         told = json.loads(json.dumps(session.describe()))
         session.close()
-        _expect(told["runtime"] == runtime.name, f"describe() names {told.get('runtime')!r}")
-        _expect({"version", "threads", "input", "output", "accelerator"} <= set(told), f"it lacks a field: {told}")
+        expect(told["runtime"] == runtime.name, f"describe() names {told.get('runtime')!r}")
+        expect({"version", "threads", "input", "output", "accelerator"} <= set(told), f"it lacks a field: {told}")
 
     def test_threads_are_bounded(self, runtime: Runtime, model_file: Path) -> None:
         runtime.load(model_file).close()  # what the library starts once per process does not count
         before = _threads()
         session = runtime.load(model_file, threads=1)
         session.run(np.zeros(session.input.shape, session.input.dtype))
-        _expect(_threads() <= before, f"one thread was asked for, {_threads() - before} were started")
+        expect(_threads() <= before, f"one thread was asked for, {_threads() - before} were started")
         session.close()
         for refused in (0, -1, len(os.sched_getaffinity(0)) + 1):
             with pytest.raises(InputError):
@@ -185,4 +181,4 @@ class RuntimeContract:
         before = load_and_run(30)
         grown = load_and_run(150) - before
         # The smallest leak of a whole session is its arena and weights; allocators keep a few pages of their own.
-        _expect(grown < 4_000_000, f"150 loads left {grown} bytes behind")
+        expect(grown < 4_000_000, f"150 loads left {grown} bytes behind")
