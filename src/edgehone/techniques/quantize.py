@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class QuantizeSettings:
     qat_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.examples < 1 or self.qat_epochs < 0:
+        if self.examples < 1 or not 0 <= self.qat_epochs < inf:
             raise RecipeError("calibration needs at least 1 example and epochs of 0 or more", where="quantize")
 
 
