@@ -20,6 +20,7 @@ import numpy as np
 from edgehone.exporters import EXPORTERS
 from edgehone.graph.ir import Graph
 from edgehone.recipe import Step
+from edgehone.recipe import name as recipe_name
 from edgehone.record import CurvePoint, DropRecord, TrialRecord, from_json, to_json
 from edgehone.search.judge import Judge
 from edgehone.search.original import epoch_seconds
@@ -116,7 +117,8 @@ def grow(ground: Ground) -> Family:
             family.trials.append(_trial(tried.version, tried, "dropped", reason))
             goal = parent_latency * (latency / parent_latency) ** (left / (left + 1))
             continue
-        ground.progress.say(f"{name}: {format_latency(latency)}, drop {format_drop(tried.drop.value_pp)} on validation")
+        figures = f"{format_latency(latency)}, drop {format_drop(tried.drop.value_pp)} on validation"
+        ground.progress.say(f"{name}: {figures} ({recipe_name(tried.version.recipe)})")
         told = "holds no drop limit, kept as the nearest front" if too_much else "measurably faster than its parent"
         family.trials.append(_trial(tried.version, tried, "kept", told))
         family.members.append(tried.version)
