@@ -55,8 +55,9 @@ system-packages:
 	  test -d /usr/share/datasets/$${package#dataset-} && continue; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $$package for the tests"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null; \
-	  else echo "package $$package is not installed: the tests that need it are skipped"; fi; \
+	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null && continue; \
+	  fi; \
+	  echo "package $$package is not installed: the tests that need it are skipped"; \
 	done
 
 clean: ## remove everything that was made
