@@ -23,7 +23,7 @@ _VALIDATION_FRACTION = 5_000 / 60_000
 
 
 def task() -> Task:
-    """The pictures with a ResNet-20 that is not trained yet. Raises DataError when the pictures cannot be had."""
+    """The pictures with a ResNet-14 that is not trained yet. Raises DataError when the pictures cannot be had."""
     arrays = {name: parse_idx(content, name) for name, content in read_files().items()}
     x, y = arrays["train-images-idx3-ubyte"][:, None], arrays["train-labels-idx1-ubyte"].astype(np.int64)
     kept, held = (part.numpy() for part in hold_out(torch.from_numpy(y), _VALIDATION_FRACTION, seed=0))
@@ -40,6 +40,6 @@ def task() -> Task:
     )
 
 
-def network(depth: int = 20, widths: tuple[int, int, int] = (16, 32, 64)) -> nn.Module:
+def network(depth: int = 14, widths: tuple[int, int, int] = (16, 48, 96)) -> nn.Module:
     """A residual network (N, 1, 28, 28) → logits (N, 10); `depth` is 6 n + 2, `widths` are the channels by stage."""
     return ResNet(depth, widths, channels_in=1, classes=len(LABELS))
