@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import edgehone
+from edgehone.record import to_json
 from edgehone.report.study_file import read
 from edgehone.search.study import Study
 from edgehone_agent.model import open_model
@@ -85,6 +86,7 @@ def test_the_same_command_again_is_refused_and_resume_takes_seconds(study: Study
     assert resumed.returncode == 0, resumed.stderr
     record = json.loads(resumed.stdout)
     assert [m["name"] for m in record["members"]] == [m.name for m in study.record.members]
+    assert record["trials"] == json.loads(json.dumps(to_json(study.record)["trials"]))
     digests = [[f["sha256"] for f in m["files"]] for m in record["members"]]
     assert digests == [[f.sha256 for f in m.files] for m in study.record.members]
     assert (study.folder / ".work" / "original.npz").read_bytes() == before

@@ -5,6 +5,7 @@ The rules, in order, for every attempt:
    reaches the goal is trained. A cut that is not clearly faster than its parent is not trained at all.
 2. After recovery it is judged on the validation split by its file. It is dropped when it is not measurably faster than
    its parent, or when the bad end of its drop breaks the limit also after a second recovery.
+   Timing decides, so its verdicts are kept: a study that goes on, or is asked again, decides the same.
 3. A broken drop limit moves the family's goal to between the parent and the failure. The failure stays in the family
    only when nothing wider holds the limits on cost: then it is the nearest front.
 """
@@ -12,8 +13,9 @@ The rules, in order, for every attempt:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +41,14 @@ from edgehone.techniques.prune import technique as prune
 from edgehone.techniques.quantize import QuantizeSettings
 from edgehone.techniques.quantize import technique as quantize
 from edgehone.units import format_drop, format_latency
-from edgehone_agent.measure.latency import measure_latency, ranks
+from edgehone_agent.measure.latency import Verdict, measure_latency, ranks
 from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.wire.measurement import Measurement
 
 DEFAULT_SPEEDUP = 4.0  # of the smallest member over the quantized full width, where no limit asks for more
 WORTH_TRAINING = 0.95  # of the parent's latency: a cut above it would drown in the noise of measuring
 EXTRA_ATTEMPTS = 3
+MEASURINGS = 3  # of a cut against its parent, before "within noise" is believed on a machine that is not quiet
 FULL = "int8"
 
 
@@ -137,14 +141,26 @@ def _full_width(ground: Ground) -> tuple[_Tried, Ground]:
     result = quantize.apply(ground.graph, _integers(ground), ground.context)
     version = Version(FULL, "original", ground.graph, result.quantized, (step,), result.curve)
     export(version, ground.workspace)
+    kept = ground.workspace.read("full-width")
     if result.quantized is not None:
-        ground = replace(ground, target=ground.target.anchored(result.quantized))
-    candidate = price(1.0, ground.graph, ground.context, ground.target)
+        ground = replace(ground, target=ground.target.anchored(result.quantized, kept["anchor_us"] if kept else None))
+    candidate = _kept_price(kept, ground.graph) or price(1.0, ground.graph, ground.context, ground.target)
+    anchor = ground.target.anchor
+    _keep_price(ground, "full-width", candidate, anchor_us=anchor.latency_us if anchor else None)
     return _Tried(version, candidate, _drop(ground, version), True), ground
 
 
 def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
-    """Latency of the smallest member: what the limits ask for, or a quarter of the full width's."""
+    """Latency of the smallest member: what the limits ask for, or a quarter of the full width's. Chosen once."""
+    kept = ground.workspace.read("goal")
+    if kept is None:
+        kept = {"latency_us": _choose_goal(ground, start, start_holds)}
+        ground.workspace.write("goal", kept)
+    goal: float | None = kept["latency_us"]
+    return goal
+
+
+def _choose_goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
     ground.progress.stage("timing candidate widths")
     widths = _widths(ground, ground.graph)
     floor = widths.candidate(0.01)
@@ -186,23 +202,38 @@ def _attempt(
         name, parent.version.name, graph, result.quantized, recipe, (*curve, *result.curve), done["seconds"]
     )
     export(version, ground.workspace)
-    faster = _faster(ground, version, parent.version, planned)
+    faster = _faster(ground, step, version, parent.version, planned)
     return _Tried(version, planned, _drop(ground, version), faster)
 
 
 def _planned(ground: Ground, step: str, parent: _Tried, parent_latency: float, aim: float) -> Candidate | None:
-    """The cut of an attempt; chosen once, because choosing it again would measure again."""
-    kept, graph = ground.workspace.read(f"{step}-plan"), ground.workspace.graph(f"{step}-plan")
-    if kept is not None and graph is not None:
-        return price(kept["keep"], graph, ground.context, ground.target)
+    """The cut of an attempt, None when none is worth training; chosen once."""
+    step = f"{step}-plan"
+    kept, graph = ground.workspace.read(step), ground.workspace.graph(step)
+    if kept is not None:
+        return _kept_price(kept, graph) if graph is not None else None
     ground.progress.stage("timing candidate widths")
     widths = _widths(ground, parent.version.graph)
     found = widths.largest(lambda candidate: candidate.latency.value <= aim) or widths.candidate(0.01)
     if found.latency.value > WORTH_TRAINING * parent_latency:
+        ground.workspace.write(step, {})
         return None
-    ground.workspace.keep_graph(f"{step}-plan", found.graph)
-    ground.workspace.write(f"{step}-plan", {"keep": found.keep})
+    ground.workspace.keep_graph(step, found.graph)
+    _keep_price(ground, step, found)
     return found
+
+
+def _keep_price(ground: Ground, step: str, candidate: Candidate, **more: float | None) -> None:
+    """Keep what a candidate costs: timing it again would give another figure, and other decisions."""
+    costs = {name: getattr(candidate, name) for name in ("keep", "size_bytes", "memory_bytes")}
+    ground.workspace.write(step, {**costs, "latency": candidate.latency.to_json(), **more})
+
+
+def _kept_price(kept: Mapping[str, Any] | None, graph: Graph) -> Candidate | None:
+    if kept is None:
+        return None
+    latency = Measurement.from_json(kept["latency"])
+    return Candidate(kept["keep"], graph, latency, kept["size_bytes"], kept["memory_bytes"])
 
 
 def _recover(
@@ -258,18 +289,32 @@ def _drop(ground: Ground, version: Version, path: str | None = None) -> DropReco
     return ground.judge.drop(ground.answers, answers, "validation")
 
 
-def _faster(ground: Ground, version: Version, parent: Version, planned: Candidate) -> bool:
+def _faster(ground: Ground, step: str, version: Version, parent: Version, planned: Candidate) -> bool:
     """Whether a version's file is measurably faster than its parent's: in one run here, by the estimates elsewhere."""
     if not ground.target.here:
         before = ground.target.latency(parent.quantized).value if parent.quantized else planned.latency.value
         return planned.latency.value < WORTH_TRAINING * before
+    kept = ground.workspace.read(f"{step}-faster")
+    if kept is None:
+        kept = {"verdict": _ranked(ground, version, parent)}
+        ground.workspace.write(f"{step}-faster", kept)
+    return bool(kept["verdict"] == "faster")
+
+
+def _ranked(ground: Ground, version: Version, parent: Version) -> Verdict:
+    """How a version's file ranks against its parent's; a noisy machine is asked again."""
+    ground.progress.stage(f"timing {version.name} against {parent.name}")
     runtime = RUNTIMES.get(MAIN_RUNTIME)
     paths = {v.name: ground.workspace.folder / v.file(MAIN_FORMAT) for v in (version, parent)}
     sessions = {name: runtime.load(path) for name, path in paths.items()}
-    found = measure_latency(sessions)
+    for _ in range(MEASURINGS):
+        found = measure_latency(sessions)
+        verdict = ranks(found[version.name], found[parent.name])
+        if verdict == "faster" or all(result.noise.word == "quiet" for result in found.values()):
+            break
     for session in sessions.values():
         session.close()
-    return ranks(found[version.name], found[parent.name]) == "faster"
+    return verdict
 
 
 def _affordable(ground: Ground, cut: Graph, left: int) -> float:

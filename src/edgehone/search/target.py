@@ -54,13 +54,14 @@ class Target:
         """Whether latency is measured on this machine; otherwise the profile estimates it."""
         return self.device.detected
 
-    def anchored(self, quantized: QuantizedGraph) -> Target:
-        """The same target, its candidates timed against this network."""
+    def anchored(self, quantized: QuantizedGraph, latency_us: float | None = None) -> Target:
+        """The same target, its candidates timed against this network; its latency is measured when it is not known."""
         if not self.here:
             return self
         content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
-        found = _time({"anchor": content}, _ANCHOR_ROUNDS)["anchor"]
-        return replace(self, anchor=Anchor(content, found.median_us))
+        if latency_us is None:
+            latency_us = _time({"anchor": content}, _ANCHOR_ROUNDS)["anchor"].median_us
+        return replace(self, anchor=Anchor(content, latency_us))
 
     def latency(self, quantized: QuantizedGraph) -> Measurement:
         """Latency of one int8 inference, quickly: enough to choose widths by, in microseconds."""
