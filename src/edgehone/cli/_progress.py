@@ -1,11 +1,17 @@
-"""Progress on the terminal: one bar with the time left for what is going on now, finished stages above it."""
+"""Progress on the terminal: one bar with the time left for what is going on now, finished stages above it.
+
+Ctrl-C takes effect at the next step of progress. Python would raise it anywhere, also while a C library is being
+loaded, and there it leaves a broken library, a wrong error message or a crash. A second Ctrl-C is Python's own.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from edgehone.units import format_duration
 
@@ -40,8 +46,12 @@ class TerminalProgress:
         self._task: TaskID | None = None
         self._title = ""
         self._started = 0.0
+        self._stopped = False
+        self._before: Any = None
 
     def __enter__(self) -> TerminalProgress:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._stop)
         self._bars.start()
         return self
 
@@ -50,20 +60,37 @@ class TerminalProgress:
     ) -> None:
         self._close(finished=kind is None)
         self._bars.stop()
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  what Python hands to a handler
+        self._stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _heed(self) -> None:
+        if self._stopped:
+            raise KeyboardInterrupt
 
     def stage(self, title: str, total: float | None = None) -> None:
-        """A new stage begins."""
+        """A new stage begins.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; `at` and `say` raise it too.
+        """
+        self._heed()
         self._close(finished=True)
         self._title, self._started = title, time.monotonic()
         self._task = self._bars.add_task(title, total=total, note="")
 
     def at(self, done: float, note: str = "") -> None:
         """The present stage has come this far."""
+        self._heed()
         if self._task is not None:
             self._bars.update(self._task, completed=done, note=note)
 
     def say(self, text: str) -> None:
         """One line that stays."""
+        self._heed()
         self._console.print(f"  {text}", highlight=False)
 
     def _close(self, *, finished: bool) -> None:

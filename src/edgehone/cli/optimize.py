@@ -54,9 +54,11 @@ def run(args: argparse.Namespace) -> int:
     """Run a study; 3 when no member holds the budget."""
     from edgehone.cli._progress import TerminalProgress
     from edgehone.record import to_json
-    from edgehone.search.study import optimize
 
     with TerminalProgress() as progress:
+        progress.stage("starting")
+        from edgehone.search.study import optimize
+
         study = optimize(args.task, progress=progress, **{name: getattr(args, name) for name in _PASSED})
     if args.json:
         print(json.dumps(to_json(study.record)))

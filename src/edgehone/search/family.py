@@ -13,7 +13,7 @@ The rules, in order, for every attempt:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,10 +30,10 @@ from edgehone.search.progress import Progress
 from edgehone.search.settings import Settings
 from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
 from edgehone.search.version import Version, export, name_of
-from edgehone.search.widths import Candidate, Widths, price
+from edgehone.search.widths import MOST_TIMED, Candidate, Widths, price
 from edgehone.search.workspace import Workspace
 from edgehone.task import Training
-from edgehone.techniques import Context
+from edgehone.techniques import Context, Result
 from edgehone.techniques.distil import DistilSettings
 from edgehone.techniques.distil import technique as distil
 from edgehone.techniques.prune import PruneSettings
@@ -138,7 +138,7 @@ def grow(ground: Ground) -> Family:
 def _full_width(ground: Ground) -> tuple[_Tried, Ground]:
     """The first member, and the ground with the target anchored to it."""
     step = quantize.step(_integers(ground))
-    result = quantize.apply(ground.graph, _integers(ground), ground.context)
+    result = _quantized(ground, "full-width", FULL, ground.graph)
     version = Version(FULL, "original", ground.graph, result.quantized, (step,), result.curve)
     export(version, ground.workspace)
     kept = ground.workspace.read("full-width")
@@ -161,7 +161,7 @@ def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
 
 
 def _choose_goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
-    ground.progress.stage("timing candidate widths")
+    ground.progress.stage("timing candidate widths", MOST_TIMED)
     widths = _widths(ground, ground.graph)
     floor = widths.candidate(0.01)
     if floor.latency.value > WORTH_TRAINING * start.latency.value:
@@ -197,7 +197,7 @@ def _attempt(
     curve = tuple(from_json(CurvePoint, point) for point in done["curve"])
     training = replace(ground.recovery, epochs=done["epochs"])
     recipe = _recipe(ground, planned.keep, training)
-    result = quantize.apply(graph, _integers(ground), ground.context)
+    result = _quantized(ground, step, name, graph)
     version = Version(
         name, parent.version.name, graph, result.quantized, recipe, (*curve, *result.curve), done["seconds"]
     )
@@ -212,7 +212,7 @@ def _planned(ground: Ground, step: str, parent: _Tried, parent_latency: float, a
     kept, graph = ground.workspace.read(step), ground.workspace.graph(step)
     if kept is not None:
         return _kept_price(kept, graph) if graph is not None else None
-    ground.progress.stage("timing candidate widths")
+    ground.progress.stage("timing candidate widths", MOST_TIMED)
     widths = _widths(ground, parent.version.graph)
     found = widths.largest(lambda candidate: candidate.latency.value <= aim) or widths.candidate(0.01)
     if found.latency.value > WORTH_TRAINING * parent_latency:
@@ -264,12 +264,23 @@ def _train(
     ground: Ground, step: str, name: str, graph: Graph, settings: DistilSettings
 ) -> tuple[Graph, tuple[CurvePoint, ...]]:
     ground.progress.stage(f"recovering {name}", 1.0)
-    report: Callable[[int, int, float], None] = lambda done, total, loss: ground.progress.at(  # noqa: E731
-        done / total, f"loss {loss:.3f}"
-    )
-    context = replace(ground.context, report=report, checkpoint=ground.workspace.checkpoint(step))
-    result = distil.apply(graph, settings, context)
+    result = distil.apply(graph, settings, _told(ground, step))
     return result.graph, result.curve
+
+
+def _quantized(ground: Ground, step: str, name: str, graph: Graph) -> Result:
+    """The integers of a recovered graph; training for them goes on where it was stopped."""
+    ground.progress.stage(f"quantizing {name}", 1.0 if ground.settings.qat_epochs else None)
+    return quantize.apply(graph, _integers(ground), _told(ground, step))
+
+
+def _told(ground: Ground, step: str) -> Context:
+    """The context of a training that shows how far it is, and keeps it."""
+    return replace(
+        ground.context,
+        report=lambda done, total, loss: ground.progress.at(done / total, f"loss {loss:.3f}"),
+        checkpoint=ground.workspace.checkpoint(step),
+    )
 
 
 def _breaks_drop(ground: Ground, graph: Graph) -> bool:
@@ -331,7 +342,7 @@ def _late(ground: Ground) -> bool:
 
 
 def _widths(ground: Ground, graph: Graph) -> Widths:
-    return Widths(graph, _cut_settings(ground, 1.0), ground.context, ground.target)
+    return Widths(graph, _cut_settings(ground, 1.0), ground.context, ground.target, ground.progress.at)
 
 
 def _cut_settings(ground: Ground, keep: float) -> PruneSettings:

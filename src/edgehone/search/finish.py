@@ -52,7 +52,7 @@ def finish(
             parameters=version.graph.parameter_count(),
             macs=macs(version.graph),
             metric={},
-            latency=_latency(version, timings, baseline, target, workspace),
+            latency=_latency(version, timings, baseline, target, workspace, progress),
             memory=working_memory(version, target.device.title),
             layers=layers(original.graph, version.graph),
             curve=version.curve,
@@ -97,8 +97,9 @@ def _baseline(timings: Timings) -> tuple[str, LatencyResult] | None:
 
 
 def _latency(
-    version: Version, timings: Timings, baseline: tuple[str, LatencyResult] | None, target: Target, workspace: Workspace
-) -> tuple[LatencyRecord, ...]:
+    version: Version, timings: Timings, baseline: tuple[str, LatencyResult] | None, target: Target,
+    workspace: Workspace, progress: Progress,
+) -> tuple[LatencyRecord, ...]:  # fmt: skip
     if not target.here:
         if version.quantized is None:
             return ()
@@ -108,7 +109,9 @@ def _latency(
     for name, runtime in FORMATS.items():
         timing = timings[version.name, runtime]
         path = version.file(name)
-        fresh = measure_fresh_process(workspace.folder / path, runtime, repeats=_FRESH)
+        fresh = measure_fresh_process(
+            workspace.folder / path, runtime, repeats=_FRESH, progress=lambda *_: progress.at(0.0, "in fresh processes")
+        )
         records.append(
             LatencyRecord(
                 runtime=runtime,

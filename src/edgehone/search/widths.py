@@ -25,6 +25,7 @@ from edgehone_agent.wire.measurement import Measurement
 
 SMALLEST = 0.01  # share of the work below which no cut goes
 _BISECTIONS = 7
+MOST_TIMED = _BISECTIONS + 1  # candidates in one search
 _CALIBRATION = 16
 
 
@@ -56,10 +57,15 @@ class Widths:
         settings: criterion, allocation and step; `keep` is chosen here.
         context: data for scores and ranges.
         target: where latency is judged.
+        progress: told how many candidates were timed.
     """
 
-    def __init__(self, graph: Graph, settings: PruneSettings, context: Context, target: Target) -> None:
+    def __init__(
+        self, graph: Graph, settings: PruneSettings, context: Context, target: Target,
+        progress: Callable[[float], None],
+    ) -> None:  # fmt: skip
         self._graph, self._settings, self._context, self._target = graph, settings, context, target
+        self._progress = progress
         self._scores = prune.scores(graph, settings.criterion, context)
         self._known: dict[tuple[int, ...], Candidate] = {}
 
@@ -72,6 +78,7 @@ class Widths:
         key = tuple(widths(graph).values())
         if key not in self._known:
             self._known[key] = price(keep, graph, self._context, self._target)
+            self._progress(len(self._known))
         return self._known[key]
 
     def largest(self, accepted: Callable[[Candidate], bool]) -> Candidate | None:

@@ -84,6 +84,7 @@ class Quantize:
             validate=context.validate,
             report=context.report,
             checkpoint=checkpoint,
+            keep_checkpoint=True,
         )
         return fit(twin, run)
 

@@ -29,6 +29,7 @@ Report = Callable[[int, int, float], None]
 
 _CLIP_NORM = 5.0
 _CHECKPOINT_S = 30.0
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Run:
         precision: arithmetic of the forward pass.
         teacher: what to distil from.
         validate: the metric on the validation split, called after every epoch for the curve only.
-        report: told about progress after every step.
+        report: told about progress at least once a second, or after every step where one takes longer.
         checkpoint: file for the state, written every half minute, at every epoch and on Ctrl-C; removed when done.
+        keep_checkpoint: leave the file when done; the same run again then takes its result from there.
     """
 
     data: Examples
@@ -68,6 +70,7 @@ class Run:
     validate: Validate | None = None
     report: Report | None = None
     checkpoint: Path | None = None
+    keep_checkpoint: bool = False
 
 
 def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
@@ -96,7 +99,7 @@ def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
             state.save()
             raise
     network.eval()
-    if run.checkpoint:
+    if run.checkpoint and not run.keep_checkpoint:
         run.checkpoint.unlink(missing_ok=True)
     return state.curve
 
@@ -110,7 +113,7 @@ class _State:
         self.network, self.optimizer, self.run, self.total = network, optimizer, run, total
         self.step, self.curve = done.step, done.curve
         self._seconds_before, self._started = done.seconds, time.monotonic()
-        self._saved = self._started
+        self._saved = self._looked = self._started
         self._losses: list[Tensor] = []
         self._penalised = [p for p in network.parameters() if p.dim() > 1]
 
@@ -137,7 +140,7 @@ class _State:
         self.optimizer.step()
         self.step = step + 1
         self._losses.append(loss.detach())
-        if self.step % 10 == 0 or self.step == self.total:
+        if self.step % 10 == 0 or self.step == self.total or time.monotonic() - self._looked > _LOOK_S:
             self._look()
 
     def close_epoch(self, per_epoch: int) -> None:
@@ -158,6 +161,7 @@ class _State:
             self._saved = time.monotonic()
 
     def _look(self) -> None:
+        self._looked = time.monotonic()
         late = float(torch.stack(self._losses[-10:]).mean())
         if not math.isfinite(late):
             raise DataError(

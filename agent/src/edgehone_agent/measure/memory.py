@@ -112,6 +112,7 @@ def _probe(runtime: str, threads: int, path: Path | None) -> dict[str, float]:
             text=True,
             timeout=_TIMEOUT_S,
             check=False,
+            start_new_session=True,  # Ctrl-C on a terminal is for us: to a dying child we would blame the file
         )
     except subprocess.TimeoutExpired:
         raise HostError(
