@@ -3,7 +3,8 @@
 The official converter weighs 1.3 GB and lives in an environment of its own, so this is run by hand:
 
     python -m venv /tmp/official && /tmp/official/bin/pip install torch==2.13.0 litert-torch==0.10.0 \\
-        ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0 && /tmp/official/bin/pip install --no-deps -e agent -e .
+        ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0 onnx onnxruntime scipy rich jinja2 pillow
+    /tmp/official/bin/pip install --no-deps -e agent -e .
     /tmp/official/bin/python benchmarks/against_litert_torch.py
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,12 +22,14 @@ from edgehone.exporters import EXPORTERS
 from edgehone.graph.fold import deploy
 from edgehone.graph.trace import trace
 from edgehone.graph.twin import quantize
+from edgehone.measure.machine import describe_machine
 from edgehone.testing.networks import NETWORKS, example_shape
 from edgehone_agent.measure.latency import measure_latency, ratio
 from edgehone_agent.runtimes import RUNTIMES
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("resnet8", "resnet20", "mobilenet")
+OFFICIAL = ("litert-torch", "litert-converter", "ai-edge-quantizer")
 ROUNDS = 80
 
 
@@ -74,7 +78,10 @@ def main() -> None:
         "what": "int8 .tflite, ours against litert-torch + ai-edge-quantizer, LiteRT, 1 thread, interleaved",
         "command": "python benchmarks/against_litert_torch.py",
         "rounds": ROUNDS,
+        "seed": 0,
         "rows": rows,
+        "versions": {name: version(name) for name in (*OFFICIAL, "torch", "ai-edge-litert", "numpy")},
+        "machine": describe_machine(),
     }
     RESULTS.joinpath("against_litert_torch.json").write_text(json.dumps(result, indent=1) + "\n")
 
