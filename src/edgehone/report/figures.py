@@ -127,7 +127,7 @@ def size(measurement: Measurement | None) -> Figure:
 
 
 def speedup(record: LatencyRecord | None) -> Figure:
-    """How many times faster than the original on the same runtime."""
+    """How many times faster than the original on its fastest runtime."""
     figure = measured(record.speedup if record else None, lambda value: f"{value:.3g}×")
     return replace(figure, value=ratio(record.speedup.value)) if record and record.speedup else figure
 
@@ -171,6 +171,11 @@ def latency_on(member: MemberRecord, runtime: str | None) -> LatencyRecord | Non
     """The fastest record of a member on one runtime."""
     records = [entry for entry in member.latency if entry.runtime == runtime]
     return min(records, key=lambda entry: entry.latency.value, default=None)
+
+
+def baseline(study: StudyRecord) -> LatencyRecord | None:
+    """What speed-ups are counted from: the original on the runtime that is fastest with it."""
+    return min(study.original.latency, key=lambda entry: entry.latency.value, default=None)
 
 
 def main_file(member: MemberRecord, runtime: str | None) -> FileRecord | None:

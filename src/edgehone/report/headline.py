@@ -96,8 +96,8 @@ def _is_estimate(study: StudyRecord, member: MemberRecord) -> bool:
 
 def speed_ratio(study: StudyRecord, member: MemberRecord) -> float | None:
     """Original / member on the device's runtime: from the interleaved run, else the ratio of the two figures."""
-    runtime = next(iter(figures.runtimes(study)), None)
-    own, first = figures.latency_on(member, runtime), figures.latency_on(study.original, runtime)
+    own = figures.latency_on(member, next(iter(figures.runtimes(study)), None))
+    first = figures.baseline(study)
     if own is None:
         return None
     if own.speedup is not None:
@@ -122,7 +122,7 @@ def tiles(study: StudyRecord) -> tuple[Tile, ...]:
 
 def _tiles(study: StudyRecord, member: MemberRecord) -> Iterable[Tile]:
     original, runtime = study.original, next(iter(figures.runtimes(study)), None)
-    own, first = figures.latency_on(member, runtime), figures.latency_on(original, runtime)
+    own, first = figures.latency_on(member, runtime), figures.baseline(study)
     if own is not None:
         now = figures.latency(own.latency)
         times = speed_ratio(study, member)

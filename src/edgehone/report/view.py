@@ -11,7 +11,7 @@ from typing import Any
 from edgehone import units
 from edgehone.record import FlipRecord, LayerRecord, MemberRecord, StudyRecord
 from edgehone.report import figures, pictures, snippet
-from edgehone.report.family import Row, rows, versions
+from edgehone.report.family import Row, rows, runtime_title, versions
 from edgehone.report.figures import Figure
 from edgehone.report.headline import Tile, headline, shown_member, tiles
 from edgehone.report.plots.dumbbell import chosen
@@ -96,6 +96,7 @@ class Page:
     shown: str
     tiles: tuple[Tile, ...]
     rows: tuple[Row, ...]
+    baseline: str
     estimates: bool
     latency_estimated: bool
     latency_front: str
@@ -126,6 +127,7 @@ def page(study: StudyRecord) -> Page:
         shown=member.name if member else "",
         tiles=tiles(study),
         rows=table,
+        baseline=_baseline(study),
         estimates=any(cell.figure.estimated for row in table for cell in row.cells),
         latency_estimated=any(entry.latency.kind == "estimated" for m in versions(study) for entry in m.latency),
         latency_front=pictures.latency_front(study),
@@ -139,6 +141,13 @@ def page(study: StudyRecord) -> Page:
         total=units.format_duration(sum(study.seconds.values())) if study.seconds else "",
         methods=_methods(study),
     )
+
+
+def _baseline(study: StudyRecord) -> str:
+    """The runtime that speed-ups are counted from, where there is a choice."""
+    counted = any(entry.speedup for member in study.members for entry in member.latency)
+    first = figures.baseline(study)
+    return runtime_title(first.runtime) if counted and first and len(study.original.latency) > 1 else ""
 
 
 def _member(study: StudyRecord, member: MemberRecord, row: Row) -> MemberView:
