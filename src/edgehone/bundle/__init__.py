@@ -1,0 +1,1 @@
+"""Build, open, compare the archive that a node receives."""
