@@ -21,12 +21,15 @@ class Exporter(Protocol):
     name: str
     suffix: str
 
-    def export(self, graph: Graph | QuantizedGraph, *, io: InputOutput = "int8") -> bytes:
+    def export(self, graph: Graph | QuantizedGraph, *, io: InputOutput = "int8", embedding: bool = False) -> bytes:
         """The file's bytes.
 
         Args:
             graph: a deployed graph for a float32 file, a quantized graph for an int8 file.
             io: dtype of the file's input and output when it is int8 inside; formats that know one kind ignore it.
+            embedding: whether the file has a second output, what its last weighted layer reads; see
+                `edgehone.graph.embedding`. The answer stays the same bit for bit. A network without a sensible
+                embedding keeps one output.
 
         Raises:
             UnsupportedOperatorError: an operator or a setting of it that the format cannot express.

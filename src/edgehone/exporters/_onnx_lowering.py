@@ -130,9 +130,14 @@ class Lowering:
         else:
             self._values[node.output] = value
 
-    def finish(self) -> bytes:
-        """The file."""
-        return self.model.finish(self.read(self.graph.output), self.graph.input_shape, self.graph.output_shape)
+    def finish(self, embedding: str | None) -> bytes:
+        """The file; its second output is the graph tensor `embedding`, when there is one."""
+        outputs = {"output": (self.read(self.graph.output), self.graph.output_shape)}
+        if embedding is not None:
+            # Levels are read once more: a value that is an output as well must not stand between two integer kernels.
+            value = self.dequantize(self._stored[embedding]) if self.int8 else self.read(embedding)
+            outputs["embedding"] = (value, self.graph.shapes[embedding])
+        return self.model.finish(self.graph.input_shape, outputs)
 
     def _activated(self, value: str, activation: str | None) -> str:
         if activation == "relu":

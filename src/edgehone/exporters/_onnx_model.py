@@ -7,7 +7,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -48,18 +48,23 @@ class ModelWriter:
         self._nodes.append(made)
         return name
 
-    def finish(self, output: str, input_shape: Shape, output_shape: Shape) -> bytes:
-        """The file, in which a value is called "output"; the batch of both shapes is free."""
+    def finish(self, input_shape: Shape, outputs: Mapping[str, tuple[str, Shape]]) -> bytes:
+        """The file.
+
+        Args:
+            input_shape: of the input.
+            outputs: what each output is called → the value and its shape. The batch of every shape is free.
+        """
+        called = {value: name for name, (value, _) in outputs.items()}
         for node in self._nodes:
             for names in (node.input, node.output):
                 for place, name in enumerate(names):
-                    if name == output:
-                        names[place] = "output"
-        given, answered = (
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])]
-            for name, shape in ((self.input, input_shape), ("output", output_shape))
+                    names[place] = called.get(name, name)
+        given, *answered = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])
+            for name, shape in ((self.input, input_shape), *((name, shape) for name, (_, shape) in outputs.items()))
         )
-        graph = helper.make_graph(self._nodes, "edgehone", given, answered, list(self._constants.values()))
+        graph = helper.make_graph(self._nodes, "edgehone", [given], answered, list(self._constants.values()))
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="edgehone"
         )

@@ -45,6 +45,7 @@ class Lowering:
     graph: Graph
     quantized: QuantizedGraph | None
     output_name: str
+    embedding: str | None = None
     model: ModelWriter = field(default_factory=ModelWriter)
     moves: dict[str, Move] = field(default_factory=dict)
     _index: dict[str, int] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Lowering:
 
     def write(self, name: str) -> int:
         """A new tensor of the file for a graph tensor."""
-        called = self.output_name if name == self.graph.output else ""
+        called = {self.graph.output: self.output_name, self.embedding: "embedding"}.get(name, "")
         self._index[name] = self.scratch(name, file_shape(self.graph.shapes[name]), called)
         return self._index[name]
 

@@ -3,7 +3,7 @@
     model = ModelWriter()
     x = model.tensor((1, 8, 8, 3), "int8", name="input", params=...)
     ...
-    data = model.finish(inputs=(x,), outputs=(y,))
+    data = model.finish(x, {"output": y})
 
 Operator versions are the lowest that TensorFlow Lite's `op_version.cc` asks for with these types, so that old runtimes
 take the file.
@@ -11,7 +11,7 @@ take the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -161,18 +161,18 @@ class ModelWriter:
             operator["options"] = Options(known.options, options or {})
         self._operators.append(operator)
 
-    def finish(self, input: int, output: int) -> bytes:
-        """The file, with one signature `serving_default` from "input" to "output"."""
+    def finish(self, input: int, outputs: Mapping[str, int]) -> bytes:
+        """The file, with one signature `serving_default` from "input" to the outputs of these names, in order."""
         subgraph: Table = {
             "tensors": self._tensors,
             "inputs": [input],
-            "outputs": [output],
+            "outputs": list(outputs.values()),
             "operators": self._operators,
             "name": "main",
         }
         signature: Table = {
             "inputs": [{"name": "input", "tensor_index": input}],
-            "outputs": [{"name": "output", "tensor_index": output}],
+            "outputs": [{"name": name, "tensor_index": tensor} for name, tensor in outputs.items()],
             "signature_key": "serving_default",
         }
         return pack_model(

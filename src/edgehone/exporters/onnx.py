@@ -1,7 +1,7 @@
 """The .onnx format: float32 from a deployed graph, int8 (as a QDQ model) from a quantized one.
 
 - Layout is torch's: (N, C, H, W), (N, C, L) or (N, F), and the batch N is free. Input and output are float32, called
-  "input" and "output", in both kinds of file.
+  "input" and "output", in both kinds of file; so is the second output "embedding", where asked for.
 - int8 activations are stored as uint8, 128 levels up. Weights are int8, one scale per output channel; biases int32.
 - Every operator stands between DequantizeLinear and QuantizeLinear, so that any runtime can compute the file in floats
   and ONNX Runtime replaces each such group by one integer kernel:
@@ -31,6 +31,7 @@ from edgehone.errors import NetworkError, UnsupportedOperatorError
 from edgehone.exporters import InputOutput
 from edgehone.exporters._onnx_lowering import Lowering
 from edgehone.exporters._onnx_operators import OPERATORS
+from edgehone.graph.embedding import with_embedding
 from edgehone.graph.ir import Graph
 from edgehone.graph.quantized import QuantizedGraph
 
@@ -41,17 +42,25 @@ class OnnxExporter:
     name = "onnx"
     suffix = ".onnx"
 
-    def export(self, graph: Graph | QuantizedGraph, *, io: InputOutput = "int8") -> bytes:  # noqa: ARG002
+    def export(
+        self,
+        graph: Graph | QuantizedGraph,
+        *,
+        io: InputOutput = "int8",  # noqa: ARG002
+        embedding: bool = False,
+    ) -> bytes:
         """The file's bytes; the same graph gives the same bytes.
 
         Args:
             graph: a deployed graph for a float32 file, a quantized graph for an int8 file.
             io: without effect, since input and output are always float32.
+            embedding: whether the file has a second output, see `Exporter`.
 
         Raises:
             UnsupportedOperatorError: an operator, or a setting of it, that the format does not have.
             NetworkError: the network computes nothing.
         """
+        graph, second = with_embedding(graph) if embedding else (graph, None)
         network, quantized = (graph.graph, graph) if isinstance(graph, QuantizedGraph) else (graph, None)
         if network.output == network.input:
             raise NetworkError("the network returns its input", do="export a network that computes something")
@@ -62,7 +71,7 @@ class OnnxExporter:
                     f"{node.op} is not an operator of .onnx", where=node.module, do="deploy the graph first"
                 )
             OPERATORS[node.op](low, node)
-        return low.finish()
+        return low.finish(second)
 
 
 exporter = OnnxExporter()

@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 
 from edgehone.errors import UnsupportedOperatorError
 from edgehone.exporters import Exporter, InputOutput
+from edgehone.graph.embedding import find_embedding
 from edgehone.graph.fold import deploy
-from edgehone.graph.ir import Graph
+from edgehone.graph.ir import Graph, Node
 from edgehone.graph.network import GraphNetwork
 from edgehone.graph.quantized import QuantizedGraph
 from edgehone.graph.trace import trace
 from edgehone.graph.twin import Twin
-from edgehone.testing.expect import expect, untouched
+from edgehone.testing.expect import expect, identical, untouched
 from edgehone.testing.networks import NETWORKS, example_shape
-from edgehone_agent.model import Model
-from edgehone_agent.runtimes import RUNTIMES, Runtime
+from edgehone_agent.model import Model, to_file
+from edgehone_agent.runtimes import RUNTIMES, Runtime, Session
 
 KINDS = ("resnet8", "mobilenet", "se-net", "shuffle-net", "conv1d-net", "mlp", "autoencoder")
 RELATIVE_ERROR = 1e-5  # of a float file, to the largest answer
@@ -117,6 +118,44 @@ class ExporterContract:
             off = np.abs(grid.quantize(found).astype(np.int64) - expected).mean()
             expect(off <= LEVELS, f"{runtime.name} is {off:.2f} levels from the twin on average; {LEVELS} are allowed")
 
+    @pytest.mark.parametrize("int8", [False, True])
+    def test_an_embedding_is_a_second_output_and_changes_no_answer(
+        self, exporter: Exporter, case: Reference, int8: bool, tmp_path: Path
+    ) -> None:
+        source = case.quantized if int8 else case.graph
+        plain, wider = exporter.export(source), exporter.export(source, embedding=True)
+        expect(
+            plain == exporter.export(source, embedding=False), "no embedding is what is written unless it is asked for"
+        )
+        wanted = find_embedding(case.graph)
+        answers = dict(_sessions(exporter, plain, tmp_path))
+        for runtime, session in _sessions(exporter, wider, tmp_path):
+            expect(
+                (session.embedding is None) == (wanted is None), f"{runtime} finds the embedding {session.embedding}"
+            )
+            for row in to_file(session, case.x[:4])[:, None]:
+                before = answers[runtime].run(row)
+                found = session.run(row) if wanted is None else session.run_with_embedding(row)[0]
+                expect(identical(before, found), f"{runtime}: the answer changes with the second output")
+
+    @pytest.mark.parametrize("int8", [False, True])
+    def test_the_embedding_is_what_the_last_layer_reads(
+        self, exporter: Exporter, case: Reference, int8: bool, tmp_path: Path
+    ) -> None:
+        wanted = find_embedding(case.graph)
+        if wanted is None:
+            return
+        source = case.quantized if int8 else case.graph
+        body = exporter.export(_up_to(source, wanted))
+        expected = dict(_sessions(exporter, body, tmp_path))
+        for runtime, session in _sessions(exporter, exporter.export(source, embedding=True), tmp_path):
+            for row in to_file(session, case.x[:4])[:, None]:
+                _, found = session.run_with_embedding(row)
+                info = session.embedding
+                told = None if info is None else (info.shape, info.dtype)
+                expect(told == (found.shape, found.dtype.name), f"{runtime} gives {found.shape}, and says {told}")
+                np.testing.assert_allclose(found, expected[runtime].run(row), rtol=1e-5, atol=1 if int8 else 1e-6)
+
     def test_int8_is_smaller(self, exporter: Exporter, case: Reference) -> None:
         large, small = len(exporter.export(case.graph)), len(exporter.export(case.quantized))
         expect(small < large, f"the int8 file has {small} bytes, the float file {large}")
@@ -133,6 +172,30 @@ class ExporterContract:
                 expect(error.where == "head.fourier", f"it stands in head.fourier, not in {error.where!r}")
             else:
                 expect(False, "an operator that does not exist was written")
+
+
+def _up_to(source: Graph | QuantizedGraph, name: str) -> Graph | QuantizedGraph:
+    """The network that answers with one of its tensors."""
+    if isinstance(source, QuantizedGraph):
+        body = _up_to(source.graph, name)
+        return replace(source, graph=body) if isinstance(body, Graph) else body
+    end = next(place for place, node in enumerate(source.nodes) if node.output == name)
+    needed, kept = {name}, list[Node]()
+    for node in reversed(source.nodes[: end + 1]):
+        if node.output in needed:
+            needed.update(node.inputs)
+            kept.insert(0, node)
+    return source.with_nodes(tuple(kept), output=name)
+
+
+def _sessions(exporter: Exporter, data: bytes, folder: Path) -> Iterator[tuple[str, Session]]:
+    """Every runtime that takes the format, by name, with the file loaded."""
+    path = folder / f"model{exporter.suffix}"
+    path.write_bytes(data)
+    for name in RUNTIMES.names():
+        runtime = RUNTIMES.get(name)
+        if exporter.suffix in runtime.suffixes:
+            yield name, runtime.load(path)
 
 
 def _answers(

@@ -43,15 +43,28 @@ def reference_graph() -> Graph:
 
 def reference_answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the network says to a batch (N, 3, 9, 7), computed by torch from the parameters: (N, 5)."""
-    graph = reference_graph()
-    conv, linear = graph.weighted()
-
-    def tensor(node: Node, role: str) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(graph.param(node, role)))
-
-    hidden = F.relu(F.conv2d(torch.from_numpy(x), tensor(conv, "weight"), tensor(conv, "bias"), padding=1))
-    answer = F.linear(hidden.mean(dim=(2, 3)), tensor(linear, "weight"), tensor(linear, "bias"))
+    _, linear = reference_graph().weighted()
+    answer = F.linear(torch.from_numpy(reference_embedding(x)), _tensor(linear, "weight"), _tensor(linear, "bias"))
     return np.asarray(answer.numpy(), np.float32)
+
+
+def reference_embedding(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the linear layer of the network reads for a batch (N, 3, 9, 7), computed by torch: (N, 4)."""
+    conv, _ = reference_graph().weighted()
+    hidden = F.relu(F.conv2d(torch.from_numpy(x), _tensor(conv, "weight"), _tensor(conv, "bias"), padding=1))
+    return np.asarray(hidden.mean(dim=(2, 3)).numpy(), np.float32)
+
+
+def _tensor(node: Node, role: str) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(reference_graph().param(node, role)))
+
+
+def _written(runtime: Runtime, folder: Path, *, embedding: bool) -> Path:
+    exporters = map(EXPORTERS.get, EXPORTERS.names())
+    exporter = next(found for found in exporters if found.suffix in runtime.suffixes)
+    path = folder / f"{'embedding' if embedding else 'reference'}{exporter.suffix}"
+    path.write_bytes(exporter.export(reference_graph(), embedding=embedding))
+    return path
 
 
 def _readings(n: int) -> NDArray[np.float32]:
@@ -77,11 +90,12 @@ class RuntimeContract:
     @pytest.fixture
     def model_file(self, runtime: Runtime, tmp_path: Path) -> Path:
         """`reference_graph()` as a float32 file of the runtime's format."""
-        exporters = map(EXPORTERS.get, EXPORTERS.names())
-        exporter = next(found for found in exporters if found.suffix in runtime.suffixes)
-        path = tmp_path / f"reference{exporter.suffix}"
-        path.write_bytes(exporter.export(reference_graph()))
-        return path
+        return _written(runtime, tmp_path, embedding=False)
+
+    @pytest.fixture
+    def embedding_file(self, runtime: Runtime, tmp_path: Path) -> Path:
+        """The same with a second output, what the linear layer reads."""
+        return _written(runtime, tmp_path, embedding=True)
 
     def test_names_itself(self, runtime: Runtime) -> None:
         expect(bool(runtime.name) and bool(runtime.version()), "a runtime has a name and a version")
@@ -112,6 +126,36 @@ class RuntimeContract:
                 session.run(wrong)
         expect(session.run(good).shape == session.output.shape, "a refused input must not spoil the session")
         session.close()
+
+    def test_a_file_with_one_output_has_no_embedding(self, runtime: Runtime, model_file: Path) -> None:
+        session = runtime.load(model_file)
+        x = np.zeros(session.input.shape, session.input.dtype)
+        expect(session.embedding is None, f"the file has one output, and the session finds {session.embedding}")
+        with pytest.raises(InputError, match="no embedding"):
+            session.run_with_embedding(x)
+        expect(session.run(x).shape == session.output.shape, "a refused call must not spoil the session")
+        session.close()
+
+    def test_a_second_output_is_the_embedding(self, runtime: Runtime, model_file: Path, embedding_file: Path) -> None:
+        x = _readings(2)
+        plain, session = runtime.load(model_file), runtime.load(embedding_file)
+        rows = to_file(session, x)[:, None]
+        expect(session.output.shape == plain.output.shape, f"the answer is the first output, not {session.output}")
+        first, embedding = session.run_with_embedding(rows[0])
+        kept = embedding.copy()
+        for found, row in ((first, rows[0]), (session.run(rows[1]), rows[1])):
+            np.testing.assert_allclose(found, plain.run(row), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(embedding, kept)
+        np.testing.assert_allclose(embedding.reshape(-1), reference_embedding(x)[0], rtol=1e-4, atol=1e-5)
+        info = session.embedding
+        expect(info is not None and info.shape == embedding.shape, f"{info} does not tell its shape")
+        told = json.loads(json.dumps(session.describe()))
+        expect("embedding" in told, "describe() does not name the embedding")
+        with pytest.raises(InputError):
+            session.run_with_embedding(rows[0][..., :-1])
+        session.close()
+        with pytest.raises(InputError):
+            session.run_with_embedding(rows[0])
 
     def test_a_bad_file_is_a_model_file_error(self, runtime: Runtime, model_file: Path, tmp_path: Path) -> None:
         content, bad = model_file.read_bytes(), tmp_path / f"bad{model_file.suffix}"

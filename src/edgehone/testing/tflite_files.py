@@ -35,7 +35,7 @@ def run_litert(data: bytes, examples: Array, *, reference: bool = False) -> Arra
 def left_by_xnnpack(data: bytes) -> list[str]:
     """Operators that XNNPACK does not take, as LiteRT will execute them: empty when it runs the whole file.
 
-    LiteRT lists the operators of the file and the delegate nodes that took the place of some. Walking from the output
+    LiteRT lists the operators of the file and the delegate nodes that took the place of some. Walking from the outputs
     to the input over whoever writes a tensor, delegates first, meets exactly what is executed.
     """
     interpreter = _interpreter(data, reference=False)
@@ -45,7 +45,7 @@ def left_by_xnnpack(data: bytes) -> list[str]:
             writers[int(tensor)] = (operator["op_name"], tuple(int(i) for i in operator["inputs"]))
     left: list[str] = []
     seen: set[int] = set()
-    waiting = [int(interpreter.get_output_details()[0]["index"])]
+    waiting = [int(details["index"]) for details in interpreter.get_output_details()]
     while waiting:
         tensor = waiting.pop()
         if tensor in seen or tensor not in writers:

@@ -60,7 +60,7 @@ def written() -> bytes:
     model.operator("CONV_2D", [x, weight, bias], y, options, int8=True)
     z = model.tensor((1, 2, 2, 2), "int8", QuantParams(1.5, 4), name="output")
     model.operator("HARD_SWISH", [y], z, int8=True)
-    return model.finish(x, z)
+    return model.finish(x, {"output": z})
 
 
 def test_a_reader_gets_back_what_was_written() -> None:
@@ -106,7 +106,7 @@ def test_equal_constants_are_one() -> None:
     square = model.constant(ones.reshape(2, 4), QuantParams(1.0, 0))
     bits = model.constant(np.frombuffer(ones.tobytes(), np.int32))
     assert len({same, other, square, bits}) == 4
-    packed = schema.ModelT.InitFromPackedBuf(model.finish(same, other), 0)
+    packed = schema.ModelT.InitFromPackedBuf(model.finish(same, {"output": other}), 0)
     assert {tensor.buffer for tensor in packed.subgraphs[0].tensors} == {1}
     assert len(packed.buffers) == 2
 

@@ -38,10 +38,16 @@ class TensorInfo:
 
 
 class Session(Protocol):
-    """A loaded model: one input, one output."""
+    """A loaded model: one input, an answer, and maybe an embedding.
+
+    Attributes:
+        input, output: what goes in, and the answer: the first output of the file.
+        embedding: the second output of the file; None when it has one only.
+    """
 
     input: TensorInfo
     output: TensorInfo
+    embedding: TensorInfo | None
     layout: Layout
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -51,8 +57,15 @@ class Session(Protocol):
             InputError: the library refuses the shape or dtype, or the session is closed.
         """
 
+    def run_with_embedding(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The answer as `run` gives it, and the embedding of the same call in the file's dtype and layout.
+
+        Raises:
+            InputError: as `run`, or the file has no embedding.
+        """
+
     def describe(self) -> dict[str, Any]:
-        """Runtime name and version, threads, input, output, and what accelerates it; JSON-able."""
+        """Runtime name and version, threads, input, output, embedding, and what accelerates it; JSON-able."""
 
     def close(self) -> None:
         """Free what it holds. Calling it twice is fine."""
@@ -71,7 +84,7 @@ class Runtime(Protocol):
         """Open a model file.
 
         Raises:
-            ModelFileError: no such file, unreadable, corrupt, more than one input or output, or not of this format.
+            ModelFileError: no such file, unreadable, corrupt, too many inputs or outputs, or not this format.
             InputError: `threads` is not between 1 and the number of cores this process may use.
             MissingExtraError: the library is not installed.
         """

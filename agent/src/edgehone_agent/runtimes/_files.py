@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from edgehone_agent.errors import InputError, ModelFileError
+from edgehone_agent.runtimes import TensorInfo
 
 
 def read_model(path: Path, *, format_name: str) -> bytes:
@@ -51,3 +53,29 @@ def check_threads(threads: int) -> int:
     if not 1 <= threads <= cores:
         raise InputError(f"threads is {threads}, and this process may use {cores} cores", do=f"give 1 to {cores}")
     return threads
+
+
+def check_ends(inputs: int, outputs: int, path: Path) -> None:
+    """Return when a file has one input and one output, or a second one: its embedding.
+
+    Raises:
+        ModelFileError: other numbers of either.
+    """
+    if inputs != 1 or outputs not in (1, 2):
+        raise refuse_file(
+            f"the file has {inputs} inputs and {outputs} outputs; edgehone runs one input, an answer, and an embedding",
+            path,
+        )
+
+
+def describe_ends(input_: TensorInfo, outputs: list[TensorInfo]) -> dict[str, Any]:
+    """What `Session.describe` says of a file's input and outputs, in the order of the file."""
+    names = ("output", "embedding")
+    return {"input": vars(input_).copy()} | {
+        name: vars(info).copy() for name, info in zip(names, outputs, strict=False)
+    }
+
+
+def refuse_embedding() -> InputError:
+    """The error for a file that is asked for the embedding it does not have."""
+    return InputError("the file has no embedding", do="use run, or export the network with its embedding")

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from edgehone_agent.errors import InputError, MissingExtraError
 from edgehone_agent.runtimes import Layout, TensorInfo
-from edgehone_agent.runtimes._files import check_threads, read_model, refuse_file
+from edgehone_agent.runtimes._files import (
+    check_ends,
+    check_threads,
+    describe_ends,
+    read_model,
+    refuse_embedding,
+    refuse_file,
+)
 from edgehone_agent.runtimes._tflite_graph import check_graph
 
 _IDENTIFIER = b"TFL3"  # file identifier of the TFLite schema, bytes 4 to 7 of every such file
@@ -27,17 +34,20 @@ _DTYPES = ("float32", "int8", "uint8")
 
 
 class LiteRTSession:
-    """One interpreter, one input, one output."""
+    """One interpreter, one input, one answer, and maybe an embedding."""
 
     layout: Layout = "channels_last"
 
-    def __init__(self, interpreter: Any, info: dict[str, Any], input_: TensorInfo, output: TensorInfo) -> None:
+    def __init__(self, interpreter: Any, info: dict[str, Any], input_: TensorInfo, outputs: list[TensorInfo]) -> None:
         self.input = input_
-        self.output = output
+        self.output = outputs[0]
+        self.embedding = outputs[1] if len(outputs) > 1 else None
         self._info = info
         self._interpreter = interpreter
         self._input_index: int = interpreter.get_input_details()[0]["index"]
-        self._output_index: int = interpreter.get_output_details()[0]["index"]
+        self._output_index: int
+        self._output_index, *more = (details["index"] for details in interpreter.get_output_details())
+        self._embedding_index: int | None = more[0] if more else None
         # Bound once: at 1 µs per call an attribute look-up shows, and close() can replace them all.
         self._set: Callable[[int, NDArray[Any]], None] = interpreter.set_tensor
         self._invoke: Callable[[], None] = interpreter.invoke
@@ -58,8 +68,18 @@ class LiteRTSession:
                 f"the file does not take this input: {error}", do=f"give {self.input.dtype} of shape {self.input.shape}"
             ) from error
 
+    def run_with_embedding(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Answer as `run` gives it, and the embedding of the same call; copies, channels last.
+
+        Raises:
+            InputError: wrong shape or dtype, the session is closed, or the file has no embedding.
+        """
+        if self._embedding_index is None:
+            raise refuse_embedding()
+        return self.run(x), self._get(self._embedding_index)
+
     def describe(self) -> dict[str, Any]:
-        """Runtime, version, threads, input, output, accelerator, and how many partitions XNNPACK took over."""
+        """Runtime, version, threads, input, output, embedding, accelerator, and XNNPACK's number of partitions."""
         return dict(self._info)
 
     def close(self) -> None:
@@ -89,7 +109,7 @@ class LiteRT:
         """Open a .tflite file with XNNPACK kernels.
 
         Raises:
-            ModelFileError: no such file, corrupt, another format, or more than one input or output.
+            ModelFileError: no such file, corrupt, another format, or more than one input or two outputs.
             InputError: `threads` is not between 1 and the number of cores.
             MissingExtraError: ai-edge-litert is not installed.
         """
@@ -136,21 +156,19 @@ def _load(path: Path, *, threads: int, reference: bool) -> LiteRTSession:
         operators = [details["op_name"] for details in interpreter._get_ops_details()]
     except (ValueError, RuntimeError) as error:
         raise refuse_file("the file is corrupt or uses what LiteRT does not know", path, error) from error
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise refuse_file(f"the file has {len(inputs)} inputs and {len(outputs)} outputs, not one of each", path)
-    input_, output = _tensor(inputs[0], path), _tensor(outputs[0], path)
+    check_ends(len(inputs), len(outputs), path)
+    input_, answers = _tensor(inputs[0], path), [_tensor(details, path) for details in outputs]
     # The list keeps the operators that XNNPACK replaced; each partition it took over adds one DELEGATE.
     partitions = operators.count("DELEGATE")
     info = {
         "runtime": runtime.name,
         "version": runtime.version(),
         "threads": threads,
-        "input": vars(input_).copy(),
-        "output": vars(output).copy(),
+        **describe_ends(input_, answers),
         "accelerator": "reference kernels" if reference else "XNNPACK" if partitions else "built-in kernels",
         "partitions": partitions,
     }
-    return LiteRTSession(interpreter, info, input_, output)
+    return LiteRTSession(interpreter, info, input_, answers)
 
 
 def _tensor(details: dict[str, Any], path: Path) -> TensorInfo:

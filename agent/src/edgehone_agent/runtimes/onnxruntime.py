@@ -14,24 +14,33 @@ from numpy.typing import NDArray
 
 from edgehone_agent.errors import InputError, MissingExtraError
 from edgehone_agent.runtimes import Layout, TensorInfo
-from edgehone_agent.runtimes._files import check_threads, read_model, refuse_file
+from edgehone_agent.runtimes._files import (
+    check_ends,
+    check_threads,
+    describe_ends,
+    read_model,
+    refuse_embedding,
+    refuse_file,
+)
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 _FATAL_ONLY = 4
 
 
 class OnnxSession:
-    """One ONNX Runtime session, one input, one output."""
+    """One ONNX Runtime session, one input, one answer, and maybe an embedding."""
 
     layout: Layout = "channels_first"
 
-    def __init__(self, session: Any, info: dict[str, Any], input_: TensorInfo, output: TensorInfo) -> None:
+    def __init__(self, session: Any, info: dict[str, Any], input_: TensorInfo, outputs: list[TensorInfo]) -> None:
         self.input = input_
-        self.output = output
+        self.output = outputs[0]
+        self.embedding = outputs[1] if len(outputs) > 1 else None
         self._info = info
         self._session = session
         self._input_name = input_.name
-        self._output_names = [output.name]
+        self._output_names = [outputs[0].name]
+        self._both_names = [output.name for output in outputs]
         self._run: Callable[[list[str], dict[str, NDArray[Any]]], list[NDArray[Any]]] = session.run
         self._errors = _library_errors()
 
@@ -44,12 +53,29 @@ class OnnxSession:
         try:
             return self._run(self._output_names, {self._input_name: x})[0]
         except self._errors as error:
-            raise InputError(
-                f"the file does not take this input: {error}", do=f"give {self.input.dtype} of shape {self.input.shape}"
-            ) from error
+            raise self._refused(error) from error
+
+    def run_with_embedding(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Answer as `run` gives it, and the embedding of the same call, channels first.
+
+        Raises:
+            InputError: wrong shape or dtype, the session is closed, or the file has no embedding.
+        """
+        if self.embedding is None:
+            raise refuse_embedding()
+        try:
+            answer, embedding = self._run(self._both_names, {self._input_name: x})
+        except self._errors as error:
+            raise self._refused(error) from error
+        return answer, embedding
+
+    def _refused(self, error: Exception) -> InputError:
+        return InputError(
+            f"the file does not take this input: {error}", do=f"give {self.input.dtype} of shape {self.input.shape}"
+        )
 
     def describe(self) -> dict[str, Any]:
-        """Runtime, version, threads, input, output, and accelerator."""
+        """Runtime, version, threads, input, output, embedding, and accelerator."""
         return dict(self._info)
 
     def close(self) -> None:
@@ -76,7 +102,7 @@ class OnnxRuntime:
         """Open an .onnx file on the CPU.
 
         Raises:
-            ModelFileError: no such file, corrupt, another format, or more than one input or output.
+            ModelFileError: no such file, corrupt, another format, or more than one input or two outputs.
             InputError: `threads` is not between 1 and the number of cores.
             MissingExtraError: onnxruntime is not installed.
         """
@@ -92,18 +118,16 @@ class OnnxRuntime:
             inputs, outputs = session.get_inputs(), session.get_outputs()
         except _library_errors() as error:
             raise refuse_file("the file is corrupt or uses what ONNX Runtime does not know", path, error) from error
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise refuse_file(f"the file has {len(inputs)} inputs and {len(outputs)} outputs, not one of each", path)
-        input_, output = _tensor(inputs[0], path), _tensor(outputs[0], path)
+        check_ends(len(inputs), len(outputs), path)
+        input_, answers = _tensor(inputs[0], path), [_tensor(argument, path) for argument in outputs]
         info = {
             "runtime": self.name,
             "version": self.version(),
             "threads": threads,
-            "input": vars(input_).copy(),
-            "output": vars(output).copy(),
+            **describe_ends(input_, answers),
             "accelerator": "MLAS (CPU)",
         }
-        return OnnxSession(session, info, input_, output)
+        return OnnxSession(session, info, input_, answers)
 
 
 def _library() -> Any:
