@@ -50,7 +50,7 @@ bench: $(VENV)/.dev ## run the benchmarks that need no extra data; results go to
 
 # Debian packages that tests use; installed when we may, named when we may not.
 system-packages:
-	@for package in chromium dataset-fashion-mnist; do \
+	@for package in chromium dataset-fashion-mnist mosquitto strace; do \
 	  command -v $$package >/dev/null && continue; \
 	  test -d /usr/share/datasets/$${package#dataset-} && continue; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

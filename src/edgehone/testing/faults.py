@@ -1,0 +1,87 @@
+"""Kill a program at a chosen system call, for real: `strace` stops it with SIGKILL as the call is made.
+
+    for cut in range(1, count_calls(command, "rename") + 1):
+        prepare()
+        run_killed(command, "rename", cut)
+        check()          # what is on disk now must be the old state or the new one
+
+What a kill leaves is what the operating system had taken over; a power cut leaves less, see `edgehone.testing.power`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgehone.errors import HostError
+
+CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "mkdir", "ftruncate")
+"""Calls that change a disk, under the names that `family` knows."""
+
+_FAMILIES = {
+    "rename": "rename,renameat,renameat2",
+    "unlink": "unlink,unlinkat,rmdir",
+    "mkdir": "mkdir,mkdirat",
+    "write": "write,writev",
+}
+
+
+def family(call: str) -> str:
+    """Every spelling that kernels and libraries have for a call, as `strace` takes it."""
+    return _FAMILIES.get(call, call)
+
+
+def count_calls(
+    command: Sequence[str], call: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> int:
+    """How often a command, run to its end, makes a call; with `folder`, on files in there.
+
+    Raises:
+        HostError: strace is not installed, or the command fails.
+    """
+    with tempfile.NamedTemporaryFile("r", suffix=".strace") as log:
+        done = _strace(["-e", f"trace={family(call)}", "-o", log.name], command, folder, environment)
+        if done.returncode != 0:
+            raise HostError(f"the command fails without a fault: {done.stderr.strip()[-400:]}", where=command[0])
+        return len(re.findall(r"^\d+\s+\w+\(", log.read(), re.MULTILINE))
+
+
+def run_killed(
+    command: Sequence[str], call: str, number: int, *, folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> bool:  # fmt: skip
+    """Run a command and kill it at the `number`-th call (from 1). True when it was killed, False when it ended before.
+
+    Raises:
+        HostError: strace is not installed.
+    """
+    inject = f"inject={family(call)}:signal=KILL:when={number}"
+    done = _strace(["-e", f"trace={family(call)}", "-e", inject, "-o", "/dev/null"], command, folder, environment)
+    return done.returncode in (-9, 137)
+
+
+def run_failing(
+    command: Sequence[str], call: str, error: str, number: int, *, folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run a command whose `number`-th call, and every one after it, fails with an error like "ENOSPC".
+
+    Raises:
+        HostError: strace is not installed.
+    """
+    inject = f"inject={family(call)}:error={error}:when={number}+"
+    return _strace(["-e", f"trace={family(call)}", "-e", inject, "-o", "/dev/null"], command, folder, environment)
+
+
+def _strace(
+    options: Sequence[str], command: Sequence[str], folder: Path | None, environment: Mapping[str, str] | None
+) -> subprocess.CompletedProcess[str]:
+    if shutil.which("strace") is None:
+        raise HostError("strace is not installed", where="strace", do="apt-get install strace")
+    watched = ["-P", str(folder)] if folder is not None else []
+    tool = ["strace", "-f", "-qq", *watched, *options]
+    return subprocess.run([*tool, *command], capture_output=True, text=True, env=environment, timeout=300, check=False)
