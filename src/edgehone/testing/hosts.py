@@ -171,7 +171,8 @@ def serving(
     with ThreadPoolExecutor(1, thread_name_prefix="serving") as pool:
         work = serve(host, listen, tls=tls, limits=limits, stop=stop, ready=started.set_result)
         running = pool.submit(loop.run_until_complete, work)
-        wait((started, running), timeout=30, return_when=FIRST_COMPLETED)
+        either: tuple[Future[Any], ...] = (started, running)
+        wait(either, timeout=30, return_when=FIRST_COMPLETED)
         try:
             if running.done():
                 running.result()

@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._length = 0
         self._expects_continue = False
         self._head_bytes = 0  # of what the parser has handed over
         self._fed_bytes = 0  # of what the parser may still hold
@@ -110,8 +111,8 @@ class Connection(asyncio.Protocol):
         was_head = self._state == _HEAD
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deny(400, "this server changes to no other protocol")
+        except httptools.HttpParserUpgrade:  # after a request that offers another protocol; it gets this one
+            self._is_last = True
         except httptools.HttpParserError as error:
             self._deny(400, f"this is no HTTP request: {error}"[:200])
         if was_head and self._state == _HEAD:
@@ -142,7 +143,8 @@ class Connection(asyncio.Protocol):
         if name in _KEPT:
             self._headers[name] = value
         elif name == b"content-length":
-            if int(value) > self._limits.body_bytes:  # the parser has seen that these are digits
+            self._length = int(value)  # the parser has seen that these are digits
+            if self._length > self._limits.body_bytes:
                 self._deny(413, f"a body has at most {self._limits.body_bytes} bytes")
         elif name == b"transfer-encoding":
             self._deny(411, "send a Content-Length instead of chunks")
@@ -153,6 +155,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self._length and self._parser.should_upgrade():  # the parser would skip the body
+            self._deny(400, "a request with a body cannot offer another protocol; use HTTP/1.1 alone")
         self._state = _BODY
         self._allow(self._limits.body_timeout_s)
         if self._expects_continue and self._refusal is None and self._transport is not None:
