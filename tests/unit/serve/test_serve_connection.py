@@ -52,6 +52,7 @@ def test_a_request_in_pieces(start: Start, connect: Connect) -> None:
      (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
      (b"GET / HTTP/1.1\r\nOrigin: http://evil.example\r\n\r\n", 403),
      (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 431), (b"GET /" + b"x" * 600_000, 431),
+     (b"GET / HTTP/1.1\r\na: " + b"b" * 20_000, 431), (LIVE + b"GET / HTTP/1.1\r\na: " + b"b" * 900_000, 431),
      (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 4000 + b"\r\n", 431), (b"GET / HTTP/1.1\r\na: " + b"b" * 600_000, 431),
      (LIVE * 100, 503)],
     ids=lambda value: value[:24] if isinstance(value, bytes) else value,

@@ -108,14 +108,14 @@ class Connection(asyncio.Protocol):
         """Parse, then answer what is complete."""
         if self._state == _DISCARDING:
             return
-        was_head = self._state == _HEAD
+        waiting = len(self._waiting)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # after a request that offers another protocol; it gets this one
             self._is_last = True
         except httptools.HttpParserError as error:
             self._deny(400, f"this is no HTTP request: {error}"[:200])
-        if was_head and self._state == _HEAD:
+        if self._state == _HEAD and len(self._waiting) == waiting:  # all of `data` is this head's
             self._fed_bytes += len(data)
             self._bound_head(self._fed_bytes)
         self._advance()
