@@ -68,6 +68,7 @@ def open_store(
     path, said = folder / FILE, list[str]()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sync_folder(folder.parent)
         while True:
             try:
                 return _open(path, seal, shares, max_bytes, check), said
