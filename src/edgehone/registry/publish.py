@@ -1,0 +1,263 @@
+"""Publish a release, here and now or in three steps on two machines.
+
+    publish                                   the key of the task is here
+    prepare → sign (elsewhere) → complete     the key of the task is on a machine that never sees the registry
+
+Rules:
+- Blobs first, then metadata: see `store` and `commit`. A command that was killed can be repeated as it was.
+- Publishing what is live already changes nothing and is no error.
+- A prepared folder holds the metadata to sign and `release.json`, which says in plain words what signing it means.
+  It is completed only on top of the very version it was prepared from.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgehone.errors import InputError
+from edgehone.registry import release
+from edgehone.registry.commit import Changes, commit
+from edgehone.registry.incoming import match_deltas, read_bundles
+from edgehone.registry.keys import KeyRing, short
+from edgehone.registry.names import blob_path, role_of
+from edgehone.registry.state import State, read
+from edgehone.registry.store import Store
+from edgehone_agent.durable import write_bytes
+from edgehone_agent.errors import TrustError
+
+if TYPE_CHECKING:
+    from edgehone.registry.tuf import Metadata, Targets
+
+_NOTE = "release.json"
+_METADATA = "role.json"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publish did.
+
+    Attributes:
+        task, version: what was released.
+        added, removed: target paths.
+        role_version: of the task's metadata.
+        new: False when exactly this was live already and nothing changed.
+    """
+
+    task: str
+    version: int
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    role_version: int
+    new: bool = True
+
+
+def publish(
+    store: Store,
+    ring: KeyRing,
+    bundles: Sequence[Path],
+    deltas: Sequence[Path],
+    now: datetime,
+    *,
+    anchor: bytes | None = None,
+) -> Published:
+    """Release a version of a task.
+
+    Args:
+        store: the registry.
+        ring: holds the key of the task and the online key.
+        bundles: members of one version, most preferred first.
+        deltas: that lead from live bundles to these.
+        now: the time that expiries count from.
+        anchor: the trusted root.
+
+    Raises:
+        InputError: bundles that make no release, a version that is not higher, an unknown task, a wrong passphrase.
+        TrustError: a key is missing, or the registry was tampered with.
+        BusyError: somebody else is changing the registry.
+        RegistryError, HostError: the registry cannot be read or written.
+    """
+    with store.lock():
+        state = read(store, anchor)
+        plan = _plan(store, state, bundles, deltas)
+        if plan.content is not None:
+            plan.put(store)
+            commit(store, state, ring, Changes(roles={role_of(plan.done.task): plan.content}), now)
+        return plan.done
+
+
+def prepare(
+    store: Store,
+    folder: Path,
+    bundles: Sequence[Path],
+    deltas: Sequence[Path],
+    now: datetime,
+    *,
+    anchor: bytes | None = None,
+) -> Published:
+    """Upload the blobs, and write what is to be signed into a new folder. Nodes see nothing of it yet.
+
+    Raises:
+        InputError: as for `publish`; also when the folder is not empty, or there is nothing to do.
+    """
+    from edgehone.registry.tuf import Metadata
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("the folder is not empty", where=str(folder), do="choose a new name")
+    with store.lock():
+        state = read(store, anchor)
+        plan = _plan(store, state, bundles, deltas)
+        if plan.content is None:
+            raise InputError("this release is live already", where=plan.done.task, do="there is nothing to do")
+        role = role_of(plan.done.task)
+        plan.put(store)
+        plan.content.version, plan.content.expires = state.version(role) + 1, state.expiry.end(role, now)
+        delegated = _delegated(state, role)
+        note = {**asdict(plan.done), **_meaning(plan.content), "keys": delegated.keyids}
+        write_bytes(folder / _METADATA, Metadata(plan.content).to_bytes())
+        write_bytes(folder / _NOTE, json.dumps(note, indent=2).encode())
+        return plan.done
+
+
+def read_prepared(folder: Path) -> tuple[dict[str, Any], Metadata[Targets]]:
+    """What a prepared folder holds: its note, checked against the metadata, and the metadata.
+
+    Raises:
+        InputError: it is no prepared folder.
+        TrustError: the note does not say what the metadata says.
+    """
+    from edgehone.registry.tuf import DeserializationError, Metadata, Targets
+
+    try:
+        note: dict[str, Any] = json.loads((folder / _NOTE).read_text())
+        metadata: Metadata[Targets] = Metadata.from_bytes((folder / _METADATA).read_bytes())
+        if not isinstance(metadata.signed, Targets):
+            raise TypeError("not targets metadata")
+        said = {name: note[name] for name in ("task", "added", "removed", "keys")} | note
+    except (OSError, ValueError, KeyError, TypeError, DeserializationError) as error:
+        raise InputError(
+            "this folder holds no prepared release", where=str(folder), do="make one with `publish --prepare`"
+        ) from error
+    means = _meaning(metadata.signed)
+    if any(said.get(name) != value for name, value in means.items()) or any(
+        not path.startswith(f"{said['task']}/") for path in means["digests"]
+    ):
+        raise TrustError(
+            "release.json does not say what the metadata says", where=str(folder), do="prepare again; do not sign this"
+        )
+    return note, metadata
+
+
+def sign(folder: Path, ring: KeyRing, key: Path) -> str:
+    """Sign a prepared release with the task's key, and return the short id of the key.
+
+    Raises:
+        InputError: no prepared folder, no key, or a wrong passphrase.
+        TrustError: the key does not belong to the task, or the note does not say what the metadata says.
+    """
+    note, metadata = read_prepared(folder)
+    signer = ring.open(key)
+    if signer.public_key.keyid not in note["keys"]:
+        files = " or ".join(f"{role_of(note['task'])}-{short(keyid)}.pem" for keyid in note["keys"])
+        raise TrustError(
+            f"this key may not release {note['task']!r}",
+            where=str(key),
+            do=f"sign with {files}",
+        )
+    metadata.sign(signer, append=True)
+    write_bytes(folder / _METADATA, metadata.to_bytes())
+    return short(signer.public_key.keyid)
+
+
+def complete(store: Store, ring: KeyRing, folder: Path, now: datetime, *, anchor: bytes | None = None) -> Published:
+    """Put a prepared and signed release in place. Needs the online key only.
+
+    Raises:
+        InputError: no prepared folder, or the registry has moved on since.
+        TrustError: it is not signed by the task's key, or a blob is missing or altered.
+    """
+    note, metadata = read_prepared(folder)
+    done = Published(note["task"], note["version"], tuple(note["added"]), tuple(note["removed"]), note["role_version"])
+    role = role_of(done.task)
+    with store.lock():
+        state = read(store, anchor)
+        delegated = _delegated(state, role)
+        if state.version(role) == done.role_version and state.roles[role].signed == metadata.signed:
+            return Published(**{**asdict(done), "new": False})
+        if state.version(role) + 1 != done.role_version:
+            raise InputError(
+                f"the registry has changed since this was prepared: {role} is at version {state.version(role)}",
+                where=str(folder),
+                do="prepare the release again",
+            )
+        result = state.targets.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        if not result:
+            raise TrustError(
+                f"{len(result.signed)} of {delegated.threshold} needed signatures",
+                where=str(folder),
+                do=f"run `edgehone registry sign {folder} --key FILE` with the key of {done.task!r}",
+            )
+        for path, sha256 in note["digests"].items():
+            if not store.holds(blob_path(path, sha256), sha256):
+                raise TrustError("the blob is missing or altered", where=path, do="prepare the release again")
+        commit(store, state, ring, Changes(signed={role: metadata}), now)
+        return done
+
+
+def _meaning(content: Targets) -> dict[str, Any]:
+    """What signing a role's content means, in words that a person can compare."""
+    version = release.highest(content)
+    return {
+        "version": version,
+        "role_version": content.version,
+        "expires": content.expires.isoformat(),
+        "live_versions": sorted({bundle.version for bundle in release.listed(content)}),
+        "added": sorted(path for path in content.targets if path.split("/")[1].startswith(f"{version}-")),
+        "digests": {path: file.hashes["sha256"] for path, file in sorted(content.targets.items())},
+    }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    done: Published
+    content: Targets | None
+    blobs: Mapping[str, tuple[Path, str]]
+
+    def put(self, store: Store) -> None:
+        for path, (file, sha256) in self.blobs.items():
+            store.put(path, file, sha256)
+
+
+def _plan(store: Store, state: State, files: Sequence[Path], delta_files: Sequence[Path]) -> _Plan:
+    bundles = read_bundles(files)
+    task, version = bundles[0].task, bundles[0].version
+    role = role_of(task)
+    _delegated(state, role)
+    content = copy.deepcopy(state.roles[role].signed)
+    live = release.listed(content)
+    new = {bundle.sha256: file for bundle, file in zip(bundles, files, strict=True)}
+    old = {
+        bundle.sha256: store.local(blob_path(bundle.path, bundle.sha256)) for bundle in live if bundle.version < version
+    }
+    deltas = match_deltas(delta_files, old, new)
+    if release.same(content, bundles, deltas):
+        return _Plan(Published(task, version, (), (), content.version, new=False), None, {})
+    added = release.add(content, bundles, deltas)
+    removed = release.make_room(content)
+    sources = {**new, **{delta.sha256: file for delta, file in zip(deltas, delta_files, strict=True)}}
+    blobs = {blob_path(path, sha256): (sources[sha256], sha256) for sha256, path in added.items()}
+    return _Plan(Published(task, version, tuple(added.values()), removed, content.version + 1), content, blobs)
+
+
+def _delegated(state: State, role: str) -> Any:
+    if role not in state.roles:
+        raise InputError(
+            f"this registry has no task {role.removeprefix('task-')!r}",
+            do=f"its tasks are: {', '.join(state.tasks()) or 'none'}; add one with `edgehone registry add-task`",
+        )
+    return state.targets.signed.get_delegated_role(role)
