@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,16 @@ class Batch(NamedTuple):
 
     number: int
     rows: tuple[Any, ...]
+
+
+@dataclass
+class Totals:
+    """Samples and events in the store, and what they count for in bytes."""
+
+    samples: int = 0
+    sample_bytes: int = 0
+    events: int = 0
+    event_bytes: int = 0
 
 
 @dataclass
@@ -140,11 +150,9 @@ class Store:
             self._settle(done)
         return done
 
-    def totals(self) -> tuple[int, int, int, int]:
-        """Samples, their bytes, events, their bytes."""
-        samples = self._run("SELECT COUNT(*), TOTAL(size) FROM sample").fetchone()
-        events = self._run("SELECT COUNT(*), TOTAL(size) FROM feedback").fetchone()
-        return samples[0], int(samples[1]), events[0], int(events[1])
+    def totals(self) -> Totals:
+        """What the store holds; counted along, since adding it up would read the whole file."""
+        return replace(self._totals)
 
     def plan_samples(self) -> Batch | None:
         """The next samples to export: those of a batch that was begun, else new ones of one task, model and layout."""
@@ -206,6 +214,9 @@ class Store:
             name = PoolName(share, stratum)
             self._saved[name] = threshold
             self.shares.limit(name, threshold)
+        self._totals = Totals(
+            *(int(total) for total in self._run("SELECT COUNT(*), TOTAL(size) FROM sample").fetchone())
+        )
         self._count_feedback()
         self._version = self._data_version()
 
@@ -241,6 +252,8 @@ class Store:
         )
         if not added.rowcount:
             return False
+        self._totals.samples += 1
+        self._totals.sample_bytes += size
         for place in places:
             self._put(place, added.lastrowid or 0, size)
         kinds = self._run("SELECT kind FROM feedback WHERE prediction_id = ?", (sample.id,))
@@ -258,7 +271,7 @@ class Store:
         if known is not None:
             return None if known[0] is None else self._compare(event, known[0])
         size = ROW_BYTES + len(event.content) + SEAL_BYTES
-        if self._feedback_bytes + size > self.feedback_budget:
+        if self._totals.event_bytes + size > self.feedback_budget:
             return StateError(
                 "the room for feedback is full",
                 where=str(self.path),
@@ -269,7 +282,8 @@ class Store:
             "INSERT INTO feedback (id, prediction_id, kind, received, size, sealed) VALUES (?, ?, ?, ?, ?, ?)",
             (event.id, event.prediction_id, event.kind, now, size, sealed),
         )
-        self._feedback_bytes += size
+        self._totals.events += 1
+        self._totals.event_bytes += size
         if event.kind == "delete":
             self._run("INSERT OR IGNORE INTO gone (id, time) VALUES (?, ?)", (event.prediction_id, now))
             for (row,) in self._run("SELECT row FROM sample WHERE id = ?", (event.prediction_id,)).fetchall():
@@ -304,10 +318,17 @@ class Store:
         for share, stratum, size in self._run("SELECT share, stratum, size FROM place WHERE sample = ?", (row,)):
             self.shares.remove(PoolName(share, stratum), size)
         self._run("DELETE FROM place WHERE sample = ?", (row,))
-        self._run("DELETE FROM sample WHERE row = ?", (row,))
+        self._drop(row)
 
     def _count_feedback(self) -> None:
-        self._feedback_bytes = int(self._run("SELECT TOTAL(size) FROM feedback").fetchone()[0])
+        events, size = self._run("SELECT COUNT(*), TOTAL(size) FROM feedback").fetchone()
+        self._totals.events, self._totals.event_bytes = events, int(size)
+
+    def _drop(self, row: int) -> None:
+        (size,) = self._run("SELECT size FROM sample WHERE row = ?", (row,)).fetchone()
+        self._run("DELETE FROM sample WHERE row = ?", (row,))
+        self._totals.samples -= 1
+        self._totals.sample_bytes -= size
 
     def _settle(self, done: Written) -> None:
         """Drop the highest ranks until every share keeps to its bytes."""
@@ -321,8 +342,9 @@ class Store:
                 "DELETE FROM place WHERE share = ? AND stratum = ? AND rank = ? AND sample = ?", (*pool, rank, row)
             )
             self.shares.dropped(pool, rank, size)
-            unplaced = "row = ? AND NOT EXISTS (SELECT 1 FROM place WHERE sample = row)"
-            done.evicted += self._run(f"DELETE FROM sample WHERE {unplaced}", (row,)).rowcount
+            if self._run("SELECT 1 FROM place WHERE sample = ?", (row,)).fetchone() is None:
+                self._drop(row)
+                done.evicted += 1
 
     def _save_thresholds(self) -> None:
         now = {

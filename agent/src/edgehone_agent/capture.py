@@ -35,7 +35,7 @@ from edgehone_agent._capture_export import export_all
 from edgehone_agent._capture_file import FILE, database_error, is_damage, open_store, put_aside
 from edgehone_agent._capture_seal import Seal, pack, read_key
 from edgehone_agent._capture_shares import Shares, clean_score
-from edgehone_agent._capture_store import FEEDBACK_PART, Sample, Store, sample_size
+from edgehone_agent._capture_store import FEEDBACK_PART, Sample, Store, Totals, sample_size
 from edgehone_agent.durable import state_error
 from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
 from edgehone_agent.feedback import LONGEST_NAME, Event, read_event
@@ -123,7 +123,7 @@ class Capture:
         self._callers, self._queued_bytes, self._first_at = 0, 0, 0.0  # of what is in the queue
         self._current: list[Sample | _Wait] = []
         self._counts: Counter[str] = Counter()
-        self._totals = (0, 0, 0, 0)
+        self._totals = Totals()
         self._put_aside: list[str] = []
         self._error: StateError | None = None
         self._failed_at = 0.0
@@ -217,7 +217,6 @@ class Capture:
         `error` is the text of a StateError while the disk does not take anything, else None.
         """
         with self._lock:
-            samples, sample_bytes, events, event_bytes = self._totals
             pools = {name: (pool.size_bytes, pool.samples) for name, pool in list(self._shares.pools.items())}
             shares = {
                 share: {
@@ -228,10 +227,10 @@ class Capture:
                 for share, budget in self._shares.budgets.items()
             }
             return {
-                "samples": samples,
-                "sample_bytes": sample_bytes,
-                "feedback": events,
-                "feedback_bytes": event_bytes,
+                "samples": self._totals.samples,
+                "sample_bytes": self._totals.sample_bytes,
+                "feedback": self._totals.events,
+                "feedback_bytes": self._totals.event_bytes,
                 "max_bytes": self._max_bytes,
                 "shares": shares,
                 "waiting": len(self._queue),

@@ -114,6 +114,18 @@ class TestWhatIsKept:
         assert counts["kept"] - counts["evicted"] == small.stats()["samples"] > 0
         assert counts["not_chosen"] > 0
 
+    def test_the_totals_are_those_of_the_file(self, small: Capture, tmp_path: Path) -> None:
+        fill(small, 3000, score=lambda i: i % 977)
+        for i in range(3000):
+            if i % 100 == 0:
+                small.feedback(event(i, prediction=f"p{i}", kind="delete" if i % 200 else "confirm"))
+        stats = small.stats()
+        held = rows(
+            tmp_path / "c", "SELECT COUNT(*), SUM(size) FROM sample UNION ALL SELECT COUNT(*), SUM(size) FROM feedback"
+        )
+        assert held == [(stats["samples"], stats["sample_bytes"]), (stats["feedback"], stats["feedback_bytes"])]
+        assert stats["counts"]["deleted"] > 0
+
     def test_the_most_informative_stay(self, small: Capture, tmp_path: Path) -> None:
         scores = np.random.default_rng(3).permutation(6000)
         fill(small, 6000, score=lambda i: float(scores[i]))
