@@ -66,19 +66,19 @@ def decode(body: bytes, header_length: int | None, manifest: Manifest, limits: L
         InputError: anything that the module's rules do not allow.
     """
     if header_length == 0:
-        return Query(_rows(_from_bytes(body, "FP32", "the body"), None, manifest.input, limits))
+        return Query(as_rows(values_from_bytes(body, "FP32", "the body"), None, manifest.input, limits))
     json_length = len(body) if header_length is None else header_length
     if json_length > len(body):
         raise InputError(f"says {json_length} bytes of JSON, the body has {len(body)}", where=HEADER_LENGTH)
     request = parse_object(body[:json_length])
-    parameters = _field(request, "parameters", dict, {})
-    inputs = _field(request, "inputs", list)
+    parameters = field(request, "parameters", dict, {})
+    inputs = field(request, "inputs", list)
     if len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise InputError("expected one tensor", where="inputs")
     x = _tensor(inputs[0], body[json_length:], manifest.input, limits)
     return Query(
         x,
-        id=_short(_field(request, "id", str, "")),
+        id=short_id(field(request, "id", str, "")),
         top_k=top_k(parameters),
         binary=_wants_binary(request, parameters, manifest.output),
     )
@@ -108,7 +108,8 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
-def _field(of: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+def field(of: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """The field `name` of a JSON object. Raises InputError when it is of another kind, or missing without a default."""
     value = of.get(name, default)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         wanted = {dict: "an object", list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
@@ -116,7 +117,8 @@ def _field(of: dict[str, Any], name: str, kind: type, default: Any = None) -> An
     return value
 
 
-def _short(text: str) -> str:
+def short_id(text: str) -> str:
+    """A caller's own id. Raises InputError when it is too long to be kept."""
     if len(text) > MAX_ID_CHARS:
         raise InputError(f"is longer than {MAX_ID_CHARS} characters", where="id")
     return text
@@ -124,48 +126,49 @@ def _short(text: str) -> str:
 
 def top_k(parameters: dict[str, Any]) -> int:
     """The parameter `top_k`, 0 without it. Raises InputError when it is no count."""
-    value: int = _field(parameters, "top_k", int, 0)
+    value: int = field(parameters, "top_k", int, 0)
     if not 0 <= value <= MAX_TOP_K:
         raise InputError(f"is not between 0 and {MAX_TOP_K}", where="top_k")
     return value
 
 
 def _wants_binary(request: dict[str, Any], parameters: dict[str, Any], output: Values) -> bool:
-    binary: bool = _field(parameters, "binary_data_output", bool, False)
-    wanted = _field(request, "outputs", list, [])
+    binary: bool = field(parameters, "binary_data_output", bool, False)
+    wanted = field(request, "outputs", list, [])
     for entry in wanted:
         if not isinstance(entry, dict) or entry.get("name") != output.name:
             raise InputError(f"this model has one output, {output.name!r}", where="outputs")
-        of_output = _field(entry, "parameters", dict, {})
+        of_output = field(entry, "parameters", dict, {})
         if "classification" in of_output:
             raise InputError("is not offered", where="classification", do="ask with the request parameter top_k")
         if "shared_memory_region" in of_output:
             raise InputError("is not offered", where="shared_memory_region", do="send and take the values themselves")
-        binary = _field(of_output, "binary_data", bool, binary)
+        binary = field(of_output, "binary_data", bool, binary)
     return binary
 
 
 def _tensor(tensor: dict[str, Any], rest: bytes, values: Values, limits: Limits) -> Array:
-    name, datatype = _field(tensor, "name", str), _field(tensor, "datatype", str)
+    name, datatype = field(tensor, "name", str), field(tensor, "datatype", str)
     if name != values.name:
         raise InputError(f"this model's input is {values.name!r}, not {_quoted(name)}", where="inputs")
     if datatype not in DTYPES:
         raise InputError(f"{_quoted(datatype)} is none of {', '.join(DTYPES)}", where="datatype")
-    shape = tuple(_field(tensor, "shape", list))
+    shape = tuple(field(tensor, "shape", list))
     size = tensor.get("parameters", {})
-    size = _field(size, "binary_data_size", int, -1) if isinstance(size, dict) else -1
+    size = field(size, "binary_data_size", int, -1) if isinstance(size, dict) else -1
     if size < 0:
         if rest:
             raise InputError(f"{len(rest)} bytes follow the JSON and no tensor claims them", where="binary_data_size")
-        return _rows(_from_json(_field(tensor, "data", list), datatype), shape, values, limits)
+        return as_rows(values_from_json(field(tensor, "data", list), datatype), shape, values, limits)
     if "data" in tensor:
         raise InputError("stands beside binary_data_size; give one of them", where="data")
     if size != len(rest):
         raise InputError(f"says {size} bytes, {len(rest)} follow the JSON", where="binary_data_size")
-    return _rows(_from_bytes(rest, datatype, "binary_data_size"), shape, values, limits)
+    return as_rows(values_from_bytes(rest, datatype, "binary_data_size"), shape, values, limits)
 
 
-def _from_bytes(content: bytes, datatype: str, where: str) -> NDArray[Any]:
+def values_from_bytes(content: bytes, datatype: str, where: str) -> NDArray[Any]:
+    """Little-endian values of a datatype, flat. Raises InputError when the last one is cut off."""
     dtype = np.dtype(DTYPES[datatype])
     if len(content) % dtype.itemsize:
         raise InputError(f"{len(content)} bytes are no whole number of {datatype} values", where=where)
@@ -175,7 +178,8 @@ def _from_bytes(content: bytes, datatype: str, where: str) -> NDArray[Any]:
     return found
 
 
-def _from_json(data: list[Any], datatype: str) -> NDArray[Any]:
+def values_from_json(data: list[Any], datatype: str) -> NDArray[Any]:
+    """A flat or nested list of numbers. Raises InputError when they are of another kind, or rows differ in length."""
     try:
         found = np.array(data)
     except (ValueError, OverflowError, RecursionError) as error:
@@ -190,8 +194,12 @@ def _from_json(data: list[Any], datatype: str) -> NDArray[Any]:
     return found
 
 
-def _rows(found: NDArray[Any], shape: tuple[Any, ...] | None, values: Values, limits: Limits) -> Array:
-    """`found` as (N, *input shape) float32; N follows from the size where no shape is given."""
+def as_rows(found: NDArray[Any], shape: tuple[Any, ...] | None, values: Values, limits: Limits) -> Array:
+    """`found` as (N, *input shape) float32; N follows from the size where no shape is given.
+
+    Raises:
+        InputError: another shape than the model takes, or too many rows.
+    """
     example = values.shape
     if shape is None:
         rows, left = divmod(found.size, math.prod(example))
@@ -216,15 +224,20 @@ def _quoted(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def refuse_infinite(values: Array) -> None:
+    """Raises InputError when a model answered NaN or infinity, which JSON cannot say and nobody can use."""
+    if not np.isfinite(values).all():
+        raise InputError("the model's answer to this input is not finite", do="check that the readings are in range")
+
+
 def encode(answer: Answer, query: Query, manifest: Manifest) -> tuple[bytes, int | None]:
     """An answer as a response body, and the length of its JSON where bytes follow it (else None).
 
     Raises:
-        InputError: the model answered NaN or infinity, which JSON cannot say and nobody can use.
+        InputError: the model answered NaN or infinity.
     """
     values = answer.values
-    if not np.isfinite(values).all():
-        raise InputError("the model's answer to this input is not finite", do="check that the readings are in range")
+    refuse_infinite(values)
     output: dict[str, Any] = {"name": manifest.output.name, "datatype": "FP32", "shape": list(values.shape)}
     raw = b""
     if query.binary:
