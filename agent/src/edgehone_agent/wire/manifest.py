@@ -6,14 +6,28 @@ understand each other. Reading refuses what is missing, of another type, or out 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any, Literal, get_args
 
 from edgehone_agent.errors import BundleError
+from edgehone_agent.wire._fields import Fields
 
 SCHEMA = 1
+NAME = "manifest.json"
 Role = Literal["model", "card", "probe", "sbom", "provenance", "notes"]
+MAX_PART_BYTES = 1 << 30
+MAX_PARTS = 64
+
+_KINDS = ("classification", "regression", "anomaly")
+_TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}")
+_MAX_VALUES = 1 << 26
+_MAX_LABELS = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,29 @@ class Fit:
     latency_us: float | None = None
     agent: str = "0.1.0"
 
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Fit:
+        """Read one back; fields it does not know are ignored.
+
+        Raises:
+            BundleError: a field is of another type or out of range.
+        """
+        fields = Fields(data, f"{NAME}: fit")
+        latency_us = fields.optional_number("latency_us")
+        if latency_us is not None and latency_us <= 0:
+            raise fields.refuse("latency_us", "is not above 0")
+        return cls(
+            machines=fields.texts("machines", [], most=32),
+            runtimes=fields.texts("runtimes", [], most=32),
+            memory_bytes=fields.whole("memory_bytes", 0, 1 << 50, 0),
+            latency_us=latency_us,
+            agent=fields.text("agent", "0.1.0", longest=32),
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -113,6 +150,53 @@ class Manifest:
     schema: int = SCHEMA
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field, those of a newer format included."""
+        known = {name: value for name, value in asdict(self).items() if name != "unknown"}
+        return {**known, **self.unknown}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest:
+        """Read one back.
+
+        Raises:
+            BundleError: a field is missing, of another type, or out of range; two parts share a path; or the format is
+                newer than this version reads.
+        """
+        fields = Fields(data, NAME)
+        schema = fields.whole("schema", 1, 1 << 16)
+        if schema > SCHEMA:
+            raise BundleError(
+                f"has format {schema}, this version reads up to {SCHEMA}", where=NAME, do="update the agent"
+            )
+        parts = tuple(_part(item, i) for i, item in enumerate(fields.items("parts", most=MAX_PARTS)))
+        if len({part.path for part in parts} | {NAME}) != len(parts) + 1:
+            raise fields.refuse("parts", "name a path twice")
+        kind = fields.text("kind")
+        if kind not in _KINDS:
+            raise fields.refuse("kind", f"is none of {', '.join(_KINDS)}")
+        dataset = fields.mapping("dataset", {}, most=16)
+        if not all(isinstance(value, str) and len(value) <= 128 for value in dataset.values()):
+            raise fields.refuse("dataset", "holds something that is no digest")
+        return cls(
+            task=matching(fields, "task", _TASK),
+            kind=kind,
+            version=fields.whole("version", 1, 1 << 31),
+            member=matching(fields, "member", _MEMBER),
+            created=fields.text("created", longest=40),
+            parts=parts,
+            input=_values(data.get("input"), "input"),
+            output=_values(data.get("output"), "output"),
+            labels=fields.texts("labels", [], most=_MAX_LABELS),
+            fit=Fit.from_json(data.get("fit", {})),
+            measured=fields.mapping("measured", {}, most=200),
+            recipe=fields.text("recipe", ""),
+            dataset=dataset,
+            parent=matching(fields, "parent", _DIGEST) if data.get("parent") is not None else None,
+            schema=schema,
+            unknown=fields.rest(cls.__dataclass_fields__),
+        )
+
     def part(self, role: Role, runtime: str | None = None) -> Part:
         """The first part with a role, and for a runtime where one is named.
 
@@ -124,3 +208,41 @@ class Manifest:
                 return part
         wanted = f"{role} for {runtime}" if runtime else role
         raise BundleError(f"the bundle holds no {wanted}", where=self.task, do="build the bundle again")
+
+
+def matching(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:
+    """A text of a given form. Raises BundleError when it has another."""
+    value = fields.text(name)
+    if not pattern.fullmatch(value):
+        raise fields.refuse(name, f"is {value[:80]!r}, which is not a name that may stand there")
+    return value
+
+
+def _part(data: Any, index: int) -> Part:
+    fields = Fields(data, f"{NAME}: part {index + 1}")
+    role = fields.text("role")
+    if role not in get_args(Role):
+        raise fields.refuse("role", f"is none of {', '.join(get_args(Role))}")
+    return Part(
+        path=matching(fields, "path", _PATH),
+        role=role,  # type: ignore[arg-type]  # checked above
+        sha256=matching(fields, "sha256", _DIGEST),
+        size_bytes=fields.whole("size_bytes", 0, MAX_PART_BYTES),
+        runtime=fields.optional_text("runtime"),
+    )
+
+
+def _values(data: Any, where: str) -> Values:
+    fields = Fields(data, f"{NAME}: {where}")
+    shape = tuple(fields.items("shape", most=8))
+    if not all(type(length) is int and length > 0 for length in shape) or prod(shape) > _MAX_VALUES:
+        raise fields.refuse("shape", f"is no shape of at most {_MAX_VALUES} values")
+    low, high = fields.optional_number("low"), fields.optional_number("high")
+    return Values(
+        name=fields.text("name"),
+        shape=shape,
+        dtype=fields.text("dtype", "float32"),
+        unit=fields.text("unit", ""),
+        low=low,
+        high=high,
+    )
