@@ -101,7 +101,7 @@ class Detector:
         share = np.array([_DISTANCE_SHARE if c.origin is Origin.DISTANCE else 1.0 for c in card.channels])
         self.shares = share / share.sum()
         if state.rows:  # a merged state does not know its index yet; for another this changes nothing
-            state.levels.follow(self._indices(state.stakes[None]), state.rows - 1)
+            state.levels.follow(self.indices(state.stakes[None]).max(1), state.rows - 1)
 
     def update(self, bins: Bins) -> None:
         """Take in rows (N, channels) of bins. Cutting them into several calls changes nothing, bit for bit."""
@@ -114,17 +114,16 @@ class Detector:
         factors[:, 0] = bets.exact_factors(self._ranks(bins))
         factors[:, 1] = self._factors.take(bins + self._offsets, axis=0)
         history = grow(state.stakes, factors, state.rows)
-        state.levels.follow(self._indices(history), state.rows)
+        state.levels.follow(self.indices(history).max(1), state.rows)
         state.rows += len(bins)
 
-    def _indices(self, stakes: NDArray[np.float32]) -> Floats:
-        """(N, 2, channels, BETS) to the index (N,) that thresholds are compared with."""
+    def indices(self, stakes: NDArray[np.float32]) -> Floats:
+        """The index of either variant: stakes (N, 2, channels, BETS) to (N, 2); levels follow the larger one."""
         total = stakes[..., 0].astype(np.float64)
         for bet in range(1, bets.BETS):  # the same order of additions whatever N is
             total += stakes[..., bet]
         share = total * (self.shares / bets.BETS)  # (N, 2, channels)
-        index: Floats = np.maximum(share[:, 0].max(1), share[:, 1].sum(1)) / 2
-        return index
+        return np.stack([share[:, 0].max(1), share[:, 1].sum(1)], axis=1) / 2
 
     def _ranks(self, bins: Bins) -> NDArray[np.float32]:
         """Ranks in (0, 1) of each value among the card's rows, the rows before and itself; adds the rows to the counts.

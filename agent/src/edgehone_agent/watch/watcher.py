@@ -167,14 +167,13 @@ class Watcher:
 
     def _top(self, variant: int) -> dict[str, Any]:
         """The channel that says most in a variant, which way, and how much that is of an index."""
-        stakes = self._detector.state.stakes[variant].astype(np.float64)
-        shares = stakes.mean(1) * self._detector.shares
-        channel = int(shares.argmax())
-        index = (shares.max() if variant == 0 else shares.sum()) / 2
+        detector = self._detector
+        stakes = detector.state.stakes
+        channel = int((stakes[variant].mean(1) * detector.shares).argmax())
         return {
-            "index": float(index),
+            "index": float(detector.indices(stakes[None])[0, variant]),
             "channel": self.card.channels[channel].name,
-            "direction": bets.DIRECTIONS[bets.DIRECTION[stakes[channel].argmax()]],
+            "direction": bets.DIRECTIONS[bets.DIRECTION[stakes[variant, channel].argmax()]],
         }
 
     def _channel_rows(self) -> list[dict[str, Any]]:
