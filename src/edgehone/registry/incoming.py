@@ -79,14 +79,19 @@ def _match(file: Path, old: Mapping[str, Path], new: Mapping[str, Path], apply: 
 
 
 def _read(file: Path) -> NewBundle:
-    with importlib.import_module("edgehone_agent.bundle").open_bundle(file) as bundle:
-        manifest, sha256 = bundle.manifest, bundle.digest
-        for part in manifest.parts:
-            bundle.read(part)
-    fit = _whole(manifest.to_json().get("fit", {}))
-    return NewBundle(
-        check_task(manifest.task), manifest.version, check_member(manifest.member), fit, sha256, file.stat().st_size
-    )
+    from edgehone_agent.bundle import open_bundle
+
+    with open_bundle(file) as bundle:
+        bundle.verify()
+        manifest = bundle.manifest
+        return NewBundle(
+            check_task(manifest.task),
+            manifest.version,
+            check_member(manifest.member),
+            _whole(manifest.to_json()["fit"]),
+            bundle.digest,
+            bundle.size_bytes,
+        )
 
 
 def _whole(value: Any) -> Any:
