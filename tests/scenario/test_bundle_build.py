@@ -1,0 +1,121 @@
+"""From a study's member to a bundle, by the command line: same bytes, whole, with a card and a probe that bites."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgehone
+from edgehone_agent.bundle import open_bundle
+from edgehone_agent.model import open_model
+from edgehone_agent.probe import read_probe
+from edgehone_agent.wire.card import Card
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgehone.cli.main", "bundle", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def family(small_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "family"
+    edgehone.optimize(str(small_task), members=2, output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(family: Path, small_task: Path) -> Path:
+    target = family.parent / "one.bundle"
+    done = run("build", str(family / "members" / "int8"), "-o", str(target), "--task", str(small_task))
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_the_same_member_gives_the_same_bytes(bundle: Path, family: Path, small_task: Path, tmp_path: Path) -> None:
+    arguments = ("--task", str(small_task), "-o", str(tmp_path / "again"))
+    assert run("build", str(family / "members" / "int8"), *arguments).returncode == 0
+    assert (tmp_path / "again").read_bytes() == bundle.read_bytes()
+
+
+def test_it_says_what_was_measured_and_where_it_comes_from(bundle: Path, family: Path) -> None:
+    study = json.loads((family / "study.json").read_text())
+    member = study["members"][0]
+    with open_bundle(bundle) as opened:
+        opened.verify()
+        manifest = opened.manifest
+        papers = {role: json.loads(opened.read(manifest.part(role))) for role in ("sbom", "provenance")}
+        card = Card.from_bytes(opened.read(manifest.part("card")))
+    assert manifest.task == "small" and manifest.member == "int8" and manifest.input.shape == (1, 8, 8)
+    assert manifest.measured["accuracy test"] == member["metric"]["test"]
+    assert manifest.fit.latency_us == pytest.approx(10 * member["latency"][0]["latency"]["value"])
+    digests = {file["sha256"] for file in member["files"]}
+    assert {entry["digest"]["sha256"] for entry in papers["provenance"]["subject"]} == digests
+    assert papers["provenance"]["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert papers["sbom"]["bomFormat"] == "CycloneDX" and papers["sbom"]["specVersion"] == "1.6"
+    hashes = {part["hashes"][0]["content"] for part in papers["sbom"]["components"] if "hashes" in part}
+    assert hashes == digests and len(card.to_bytes()) <= 6000
+
+
+def test_its_probe_passes_in_both_runtimes_and_fails_for_another_member(
+    bundle: Path, family: Path, tmp_path: Path
+) -> None:
+    with open_bundle(bundle) as opened:
+        probe = read_probe(opened.read(opened.manifest.part("probe")))
+        opened.unpack(tmp_path / "files")
+    assert len(probe.x) >= 8 and np.ptp(probe.x) > 0
+    for path in (tmp_path / "files" / "models").rglob("model.*"):
+        with open_model(path) as model:
+            assert probe.check(model).ok
+    study = json.loads((family / "study.json").read_text())
+    with open_model(family / "members" / study["members"][-1]["name"] / "model.tflite") as other:
+        assert not probe.check(other).ok
+
+
+def test_inspect_verify_and_diff_speak_json(bundle: Path, family: Path, tmp_path: Path) -> None:
+    told = json.loads(run("inspect", str(bundle), "--json").stdout)
+    assert told["manifest"]["member"] == "int8"
+    checked = json.loads(run("verify", str(bundle), "--json").stdout)
+    assert checked["ok"] and len(checked["probe"]) == 2
+    second = tmp_path / "two.bundle"
+    member = str(family / "members" / "int8")
+    done = run("build", member, "-o", str(second), "--no-data", "--version", "2", "--parent", str(bundle))
+    assert done.returncode == 0 and "no card" in done.stdout, done.stderr
+    found = json.loads(run("diff", str(bundle), str(second), "--json").stdout)
+    assert found["fields"]["version"] == [1, 2] and found["parts"]["card.bin"] == "removed"
+    assert found["fields"]["parent"] == [None, told["sha256"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("build", "{family}/members/w99-int8", "-o", "{out}", "--no-data"), "no member"),
+        (("build", "{family}/members/int8", "-o", "{out}"), "--task"),
+        (("build", "{family}/members/int8", "-o", "{out}", "--task", "digits", "--version", "0"), "version"),
+        (("build", "{out}/members/int8", "-o", "{out}"), "study.json"),
+        (("inspect", "{family}/study.json"), "no bundle"),
+        (("verify", "{out}"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(family: Path, tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
+    done = run(*(part.format(family=family, out=tmp_path / "out") for part in arguments))
+    assert done.returncode == 4 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_the_measured_one_is_refused(family: Path, tmp_path: Path) -> None:
+    path = family / "members" / "int8" / "model.onnx"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content + b"x")
+        done = run("build", str(family / "members" / "int8"), "-o", str(tmp_path / "out"), "--no-data")
+    finally:
+        path.write_bytes(content)
+    assert done.returncode == 4 and "not the file that was measured" in done.stderr
