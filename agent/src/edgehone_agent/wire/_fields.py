@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Set
 from typing import Any
 
 from edgehone_agent.errors import BundleError
 
 MAX_TEXT = 1000
 _MISSING = object()
+
+
+def read_json(content: bytes, where: str) -> Any:
+    """What a JSON text holds. Any two readers must see the same in it, and it must go out as JSON again.
+
+    Raises:
+        BundleError: no UTF-8, no JSON, nested too deep, a name given twice, a number that is not finite or too long, or
+            half a surrogate pair.
+    """
+    try:
+        data = json.loads(content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_distinct)
+        json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"this is no JSON that can be used: {error}", where=where) from error
+    return data
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a name is given twice")
+    return data
 
 
 class Fields:
@@ -37,6 +67,8 @@ class Fields:
             raise self.refuse(name, "is no text")
         if len(value) > longest:
             raise self.refuse(name, f"is longer than {longest} characters")
+        if not value.isprintable():
+            raise self.refuse(name, "holds control characters")
         return value
 
     def optional_text(self, name: str) -> str | None:
@@ -57,7 +89,8 @@ class Fields:
         value = self.data.get(name)
         if value is None:
             return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        # An int may be too long for a float, and comparing it is free of that.
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
             raise self.refuse(name, "is no finite number")
         return float(value)
 
@@ -73,8 +106,8 @@ class Fields:
     def texts(self, name: str, default: Any = _MISSING, *, most: int) -> tuple[str, ...]:
         """A list of strings."""
         found = self.items(name, default, most=most)
-        if not all(isinstance(item, str) and len(item) <= MAX_TEXT for item in found):
-            raise self.refuse(name, f"holds something that is no text of up to {MAX_TEXT} characters")
+        if not all(isinstance(item, str) and len(item) <= MAX_TEXT and item.isprintable() for item in found):
+            raise self.refuse(name, f"holds something that is no plain text of up to {MAX_TEXT} characters")
         return tuple(found)
 
     def mapping(self, name: str, default: Any = _MISSING, *, most: int) -> dict[str, Any]:
@@ -86,7 +119,7 @@ class Fields:
             raise self.refuse(name, f"has more than {most} entries")
         return value
 
-    def rest(self, known: Mapping[str, Any]) -> dict[str, Any]:
+    def rest(self, known: Set[str]) -> dict[str, Any]:
         """Fields that are not known."""
         return {name: value for name, value in self.data.items() if name not in known}
 

@@ -6,20 +6,23 @@ understand each other. Reading refuses what is missing, of another type, or out 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from math import prod
 from typing import Any, Literal, get_args
 
 from edgehone_agent.errors import BundleError
-from edgehone_agent.wire._fields import Fields
+from edgehone_agent.wire._fields import Fields, read_json
 
 SCHEMA = 1
 NAME = "manifest.json"
 Role = Literal["model", "card", "probe", "sbom", "provenance", "notes"]
 MAX_PART_BYTES = 1 << 30
 MAX_PARTS = 64
+MAX_PATH = 200
 
 _KINDS = ("classification", "regression", "anomaly")
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -153,7 +156,20 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field, those of a newer format included."""
         known = {name: value for name, value in asdict(self).items() if name != "unknown"}
-        return {**known, **self.unknown}
+        return {**self.unknown, **known}
+
+    def to_bytes(self) -> bytes:
+        """The text of `manifest.json`; the same manifest gives the same bytes."""
+        return json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Manifest:
+        """Read the text of `manifest.json`.
+
+        Raises:
+            BundleError: no JSON, or as `from_json`.
+        """
+        return cls.from_json(read_json(content, NAME))
 
     @classmethod
     def from_json(cls, data: Any) -> Manifest:
@@ -183,18 +199,18 @@ class Manifest:
             kind=kind,
             version=fields.whole("version", 1, 1 << 31),
             member=matching(fields, "member", _MEMBER),
-            created=fields.text("created", longest=40),
+            created=_moment(fields, "created"),
             parts=parts,
             input=_values(data.get("input"), "input"),
             output=_values(data.get("output"), "output"),
             labels=fields.texts("labels", [], most=_MAX_LABELS),
             fit=Fit.from_json(data.get("fit", {})),
-            measured=fields.mapping("measured", {}, most=200),
+            measured=_figures(fields.mapping("measured", {}, most=200)),
             recipe=fields.text("recipe", ""),
             dataset=dataset,
             parent=matching(fields, "parent", _DIGEST) if data.get("parent") is not None else None,
             schema=schema,
-            unknown=fields.rest(cls.__dataclass_fields__),
+            unknown=fields.rest(cls.__dataclass_fields__.keys() - {"unknown"}),
         )
 
     def part(self, role: Role, runtime: str | None = None) -> Part:
@@ -212,10 +228,30 @@ class Manifest:
 
 def matching(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:
     """A text of a given form. Raises BundleError when it has another."""
-    value = fields.text(name)
+    value = fields.text(name, longest=MAX_PATH)
     if not pattern.fullmatch(value):
         raise fields.refuse(name, f"is {value[:80]!r}, which is not a name that may stand there")
     return value
+
+
+def _moment(fields: Fields, name: str) -> str:
+    value = fields.text(name, longest=40)
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise fields.refuse(name, f"is {value!r}, no date of ISO 8601") from None
+    return value
+
+
+def _figures(data: dict[str, Any]) -> dict[str, Any]:
+    """Figures by name: each has a value, and maybe an interval. What else one says is kept as it is."""
+    for name, figure in data.items():
+        fields = Fields(figure, f"{NAME}: measured {name[:80]!r}")
+        if len(name) > 100 or not name.isprintable() or fields.optional_number("value") is None:
+            raise fields.refuse("value", "is missing, or the figure has no proper name")
+        for bound in ("low", "high"):
+            fields.optional_number(bound)
+    return data
 
 
 def _part(data: Any, index: int) -> Part:
@@ -238,6 +274,8 @@ def _values(data: Any, where: str) -> Values:
     if not all(type(length) is int and length > 0 for length in shape) or prod(shape) > _MAX_VALUES:
         raise fields.refuse("shape", f"is no shape of at most {_MAX_VALUES} values")
     low, high = fields.optional_number("low"), fields.optional_number("high")
+    if low is not None and high is not None and low > high:
+        raise fields.refuse("low", f"is {low}, above high, {high}")
     return Values(
         name=fields.text("name"),
         shape=shape,
