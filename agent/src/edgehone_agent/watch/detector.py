@@ -132,9 +132,8 @@ class Detector:
         """
         n, channels = bins.shape
         state = self.state
-        seen = np.zeros(
-            (channels, BINS + 1), dtype=np.int64
-        )  # how many before this block lie below bin k; `within` is the same in it
+        # `seen`: how many values before this block lie below bin k. `within`: how many in it, up to and with a row.
+        seen = np.zeros((channels, BINS + 1), dtype=np.int64)
         np.cumsum(self.card.counts.astype(np.int64) + state.counts, axis=1, out=seen[:, 1:])
         within = _AFTER.take(bins, axis=0)  # (n, channels, BINS + 1)
         for i in range(1, n):  # a running sum; four times as fast as cumsum along the first axis
