@@ -47,7 +47,14 @@ def bundle(path: Path, noise: float, *, notes: bytes = b"notes", seed: int = 1) 
         for p, body in contents.items()
     )
     manifest = Manifest(
-        "task", "classification", 1, "m", "2026-01-01", parts, Values("x", (3, 32, 32)), Values("y", (10,))
+        "task",
+        "classification",
+        1,
+        "m",
+        "2026-01-01T00:00:00+00:00",
+        parts,
+        Values("x", (3, 32, 32)),
+        Values("y", (10,)),
     )
     path.write_bytes(pack(replace(manifest), contents))
     return path
