@@ -1,0 +1,454 @@
+"""The two slots of a task on disk: a bundle goes in beside the one that serves, is tried, and takes over or is dropped.
+
+Order of calls: `Slots(folder, task)` → `start()` once per process → `load()` → `install(bundle)` any number of times,
+`settle()` a minute after a swap or start, `roll_back()`, `stop()` when the process ends by itself. One process at a
+time; `edgehone_agent.agent` holds the lock.
+
+    FOLDER/current.json       the pointer and what `slot_rules` keeps; written whole, so a step happened or it did not
+    FOLDER/a  FOLDER/b        bundle.zip, the base of the next delta, and files/, its unpacked parts
+    FOLDER/incoming           a bundle on trial; a leftover is removed
+
+`install` puts nothing at risk: the last good bundle makes room only once the new one has answered its probe on this
+machine within its latency bound. Whatever fails before the pointer is written leaves all as it was. A full or
+read-only disk is a StateError: what serves goes on serving from memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgehone_agent import durable
+from edgehone_agent.bundle import Bundle, open_bundle
+from edgehone_agent.errors import (
+    BundleError,
+    EdgehoneError,
+    HostError,
+    InputError,
+    ModelFileError,
+    StateError,
+    UnfitError,
+)
+from edgehone_agent.fast import FastModel
+from edgehone_agent.measure.latency import measure_latency
+from edgehone_agent.probe import read_probe
+from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.runtimes._files import check_threads
+from edgehone_agent.slot_rules import Decision, Event, Placed, SlotState, decide
+from edgehone_agent.wire.card import Card
+from edgehone_agent.wire.manifest import Manifest, Part
+
+BUNDLE, FILES = "bundle.zip", "files"
+_LATENCY_ROUNDS, _WARMUP_S = 5, 0.02
+_LATENCY_TRIES = 3  # one busy moment of the machine must not refuse a good bundle
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle that is in memory and answers as it should.
+
+    Attributes:
+        digest: sha256 of the bundle file.
+        manifest: of the bundle.
+        folder: where its unpacked parts are.
+        models: as many sessions as were asked for; each belongs to one thread at a time.
+        card: the drift reference of the model file that was loaded; None when the bundle has none for it.
+        latency_us: median that was measured here, batch 1; None when it was not measured.
+    """
+
+    digest: str
+    manifest: Manifest
+    folder: Path
+    models: tuple[FastModel, ...]
+    card: Card | None = None
+    latency_us: float | None = None
+
+    def close(self) -> None:
+        """Free every session."""
+        for model in self.models:
+            model.close()
+
+
+class Slots:
+    """The slots of one task.
+
+    Args:
+        folder: of the task; made when something is written.
+        task: its name; a bundle of another task is refused.
+        threads: of each session.
+        sessions: how many callers may be answered at the same time.
+        is_writer: this process holds the folder's lock; without it nothing is written and nothing installed.
+        clock: Unix time; only written down.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        *,
+        threads: int = 1,
+        sessions: int = 1,
+        is_writer: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = folder
+        self.task = task
+        self.fault: str | None = None
+        self.is_writer = is_writer
+        self._threads, self._sessions, self._clock = threads, sessions, clock
+        self._pointer = folder / "current.json"
+        check_threads(threads)
+        self.state = self._read()
+
+    def start(self) -> None:
+        """Count this start against a bundle on trial, and drop or roll back one that killed the process twice.
+
+        A disk that cannot be written does not keep the node from serving: `fault` says so.
+        """
+        if not self.is_writer:
+            return
+        decision = self._decide(Event("started"))
+        try:
+            self._write(decision)
+            _remove(self.folder / "incoming")
+        except StateError as error:
+            self.state, self.fault = decision.state, str(error)
+
+    def load(self) -> Loaded | None:
+        """What serves, in memory and proven by its probe; None when there is nothing.
+
+        A bundle that is damaged or answers wrong gives way to the last good one.
+
+        Raises:
+            HostError: it can neither be loaded now nor blamed: no memory, no runtime, unreadable disk.
+        """
+        while self.state.current is not None:
+            current = self.state.current
+            try:
+                return self._load_slot(current)
+            except _DamagedError as error:
+                event = Event("lost", current.digest, current.version, why=str(error))
+            except InputError as error:
+                event = Event("failed", current.digest, current.version, why=error.what)
+            self.fault = f"version {current.version}: {event.why}"
+            decision = self._decide(event)
+            try:
+                self._write(decision)
+            except StateError:
+                self.state = decision.state  # what is written down later is decided again, from the same files
+        return None
+
+    def install(self, bundle: Path) -> Loaded:
+        """Try a verified bundle file beside what serves and, when it passes, make it current on disk.
+
+        The caller then swaps its reference and closes the old sessions. The file at `bundle` stays.
+
+        Raises:
+            UnfitError: it failed here before, serves already, is older than what serves, or is too slow here.
+            BundleError: damaged, of another task, or its model answers its probe wrongly.
+            ModelFileError: no runtime here takes its model.
+            HostError: disk, memory or a missing runtime; nothing is remembered and it may be tried again.
+        """
+        self._check_writer()
+        if not bundle.is_file():
+            raise BundleError("there is no such file", where=str(bundle), do="give the path of a bundle")
+        with _host_errors(self.folder), open_bundle(bundle) as opened:
+            return self._install(bundle, opened)
+
+    def _install(self, path: Path, bundle: Bundle) -> Loaded:
+        manifest, digest = bundle.manifest, bundle.digest
+        if manifest.task != self.task:
+            raise BundleError(
+                f"a bundle of task {manifest.task!r}", where=self.task, do="publish it under its own task"
+            )
+        arrived = self._decide(Event("arrived", digest, manifest.version, manifest.member))
+        if arrived.action == "refuse":
+            raise UnfitError(arrived.why, where=f"{self.task} version {manifest.version}", do="publish another version")
+        incoming = self.folder / "incoming"
+        _remove(incoming)
+        loaded: Loaded | None = None
+        try:
+            with _host_errors(self.folder):
+                self._unpack(path, bundle, incoming)
+                self._write(arrived)
+                loaded = self._try(digest, manifest, incoming / FILES, measure=True)
+                slot = self._place(loaded, incoming)
+        except HostError as error:
+            self._give_up(loaded, Event("interrupted", digest, manifest.version, why=error.what))
+            raise
+        except InputError as error:
+            self._give_up(loaded, Event("failed", digest, manifest.version, why=error.what))
+            raise
+        self.fault = None
+        return replace(loaded, folder=slot / FILES)
+
+    def roll_back(self, why: str = "") -> Loaded:
+        """Make the last good bundle current; what served is not tried again.
+
+        Raises:
+            UnfitError: there is none, or it does not answer as it should; nothing has changed.
+            HostError: it cannot be loaded or the pointer not be written; nothing has changed.
+        """
+        self._check_writer()
+        decision = self._decide(Event("undone", why=why))
+        if decision.action == "refuse" or decision.state.current is None:
+            raise UnfitError(decision.why, where=self.task, do="publish a newer version instead")
+        try:
+            loaded = self._load_slot(decision.state.current)
+        except (InputError, _DamagedError) as error:
+            raise UnfitError(
+                f"the last good bundle is no longer good: {error}", where=self.task, do="publish a newer version"
+            ) from error
+        try:
+            self._write(decision)
+        except StateError:
+            loaded.close()
+            raise
+        return loaded
+
+    def settle(self) -> None:
+        """The process has lived long enough with what serves: it is no longer on trial.
+
+        Raises:
+            StateError: that could not be written; it stays on trial.
+        """
+        self._write(self._decide(Event("settled")))
+
+    def stop(self) -> None:
+        """The process ends by itself, which is no death.
+
+        Raises:
+            StateError: that could not be written.
+        """
+        self._write(self._decide(Event("stopped")))
+
+    def bundle_file(self) -> Path | None:
+        """The file of what serves, the base of a delta; None when there is none."""
+        return None if self.state.current is None else self.folder / self.state.current.slot / BUNDLE
+
+    def _check_writer(self) -> None:
+        if not self.is_writer:
+            raise StateError(
+                "another process writes this folder, or nobody can", where=str(self.folder), do="ask the running agent"
+            )
+
+    def _decide(self, event: Event) -> Decision:
+        return decide(self.state, event, self._clock())
+
+    def _write(self, decision: Decision) -> None:
+        if decision.state == self.state:
+            return
+        if self.is_writer:
+            durable.write_bytes(self._pointer, json.dumps(decision.state.to_json(), indent=1).encode())
+        self.state = decision.state
+
+    def _read(self) -> SlotState:
+        """The state on disk. A damaged one is made again from the slots: each holds only what once passed."""
+        try:
+            return SlotState.from_json(json.loads(self._pointer.read_bytes()))
+        except FileNotFoundError:
+            return SlotState()
+        except OSError as error:
+            self.fault = str(durable.state_error(error, self._pointer))
+            return SlotState()
+        except (ValueError, StateError):
+            self.fault = "the pointer to the slots was damaged; the newest bundle in them serves"
+        found: list[Placed] = []
+        for slot in ("a", "b"):
+            try:
+                with open_bundle(self.folder / slot / BUNDLE) as bundle:
+                    found.append(Placed(slot, bundle.digest, bundle.manifest.version, bundle.manifest.member))
+            except (EdgehoneError, OSError):
+                continue  # an empty or damaged slot is what is being sorted out here
+        found.sort(key=lambda placed: -placed.version)
+        return SlotState(found[0] if found else None, found[1] if len(found) > 1 else None)
+
+    def _unpack(self, path: Path, bundle: Bundle, folder: Path) -> None:
+        (folder / FILES).mkdir(parents=True)
+        # A second name is enough for a file of the node's own; what belongs to others is copied, they may change it.
+        if path.resolve().is_relative_to(self.folder.parents[1].resolve()):
+            os.link(path, folder / BUNDLE)
+        else:
+            shutil.copyfile(path, folder / BUNDLE)
+        with (folder / BUNDLE).open("rb") as file:
+            os.fsync(file.fileno())
+        bundle.unpack(folder / FILES)
+        durable.sync_folder(folder)
+        durable.sync_folder(self.folder)
+
+    def _place(self, loaded: Loaded, incoming: Path) -> Path:
+        """Move a bundle that passed into the free slot, let the pointer point there, and return the slot's folder."""
+        slot = self.folder / self.state.free()
+        self._write(self._decide(Event("cleared")))
+        _remove(slot)
+        durable.replace(incoming, slot)
+        self._write(self._decide(Event("passed", loaded.digest, loaded.manifest.version, loaded.manifest.member)))
+        return slot
+
+    def _give_up(self, loaded: Loaded | None, event: Event) -> None:
+        if loaded is not None:
+            loaded.close()
+        self.fault = f"version {event.version}: {event.why}"
+        decision = self._decide(event)
+        try:
+            self._write(decision)
+            _remove(self.folder / "incoming")
+        except StateError:
+            self.state = decision.state  # remembered until the process ends; then it is tried once more
+
+    def _load_slot(self, placed: Placed) -> Loaded:
+        """A slot's bundle, its files checked against its digest and mended from it.
+
+        Raises:
+            _DamagedError: the bundle file is not the one that was placed.
+        """
+        slot = self.folder / placed.slot
+        with _host_errors(slot):
+            try:
+                with open_bundle(slot / BUNDLE) as bundle:
+                    if bundle.digest != placed.digest:
+                        raise _DamagedError("the bundle in the slot is not the one that was put there")
+                    manifest = bundle.manifest
+                    if not all(_intact(slot / FILES / part.path, bundle, part) for part in manifest.parts):
+                        self._mend(slot, bundle)
+            except (BundleError, FileNotFoundError) as error:
+                cause = error.__cause__
+                if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                    raise durable.state_error(cause, slot) from error  # unreadable now, which is not damaged
+                raise _DamagedError(f"the bundle in the slot is damaged: {error}") from error
+            return self._try(placed.digest, manifest, slot / FILES, measure=False)
+
+    def _mend(self, slot: Path, bundle: Bundle) -> None:
+        self._check_writer()
+        _remove(slot / FILES)
+        bundle.unpack(slot / FILES)
+
+    def _try(self, digest: str, manifest: Manifest, folder: Path, *, measure: bool) -> Loaded:
+        models: list[FastModel] = []
+        try:
+            runtime, part = choose_runtime(manifest)
+            card = read_card(manifest, folder, part)
+            for _ in range(self._sessions):
+                session = RUNTIMES.get(runtime).load(folder / part.path, threads=self._threads)
+                tap = card is not None and card.embedding_size > 0 and session.embedding is not None
+                models.append(FastModel(session, tap=tap))
+            check_probe(models[0], manifest, folder)
+            latency_us = _latency_us(models[0], manifest) if measure else None
+        except BaseException:
+            for model in models:
+                model.close()
+            raise
+        return Loaded(digest, manifest, folder, tuple(models), card, latency_us)
+
+
+class _DamagedError(Exception):
+    """The files of a slot are not what was put there."""
+
+
+def choose_runtime(manifest: Manifest) -> tuple[str, Part]:
+    """The best runtime of a bundle that is installed here, and its model file.
+
+    Raises:
+        MissingExtraError: none of them is installed.
+        BundleError: the bundle has no model file.
+    """
+    names = [part.runtime for part in manifest.parts if part.role == "model" and part.runtime in RUNTIMES.names()]
+    ranked = sorted(
+        (name for name in names if name is not None),
+        key=lambda name: manifest.fit.runtimes.index(name) if name in manifest.fit.runtimes else len(names),
+    )
+    missing: HostError | None = None
+    for name in ranked:
+        try:
+            RUNTIMES.get(name).version()
+        except HostError as error:
+            missing = missing or error
+            continue
+        return name, manifest.part("model", name)
+    if missing is not None:
+        raise missing
+    raise BundleError("the bundle has no model for a runtime of this agent", where=manifest.task, do="build it again")
+
+
+def read_card(manifest: Manifest, folder: Path, model: Part) -> Card | None:
+    """The bundle's drift reference, when it has one and it was built from this very model file.
+
+    Raises:
+        BundleError: it is damaged.
+    """
+    if not any(part.role == "card" for part in manifest.parts):
+        return None
+    card = Card.from_bytes((folder / manifest.part("card").path).read_bytes())
+    return card if card.model_digest == model.sha256 else None
+
+
+def check_probe(model: FastModel, manifest: Manifest, folder: Path) -> None:
+    """Return when the model answers the bundle's golden inputs as it did where it was built.
+
+    Raises:
+        BundleError: it does not.
+    """
+    part = manifest.part("probe")
+    result = read_probe((folder / part.path).read_bytes()).check(model)
+    if not result.ok:
+        raise BundleError(
+            f"the model answers its probe wrongly here: {result.text}",
+            where=f"{manifest.task} version {manifest.version}",
+            do="check the runtime's version; build the bundle again",
+        )
+
+
+def _latency_us(model: FastModel, manifest: Manifest) -> float:
+    bound_us, best_us = manifest.fit.latency_us, float("inf")
+    for _ in range(_LATENCY_TRIES):
+        found = measure_latency({"model": model.session}, rounds=_LATENCY_ROUNDS, warmup_s=_WARMUP_S)["model"]
+        best_us = min(best_us, found.median_us)
+        if bound_us is None or best_us <= bound_us:
+            return best_us
+    raise UnfitError(
+        f"one answer takes {best_us:.0f} µs here, and the bound is {bound_us:.0f} µs",
+        where=f"{manifest.task} version {manifest.version}",
+        do="choose a smaller member for this node, or raise the bound",
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    words = str(error.__cause__ or error).lower()
+    return isinstance(error, ModelFileError) and any(word in words for word in ("bad_alloc", "allocate memory"))
+
+
+def _intact(file: Path, bundle: Bundle, part: Part) -> bool:
+    """Whether an unpacked file still holds what the bundle says."""
+    return file.is_file() and file.stat().st_size == part.size_bytes and file.read_bytes() == bundle.read(part)
+
+
+@contextlib.contextmanager
+def _host_errors(folder: Path) -> Iterator[None]:
+    """Name what this machine lacks: disk, permission or memory."""
+    try:
+        yield
+    except OSError as error:
+        raise durable.state_error(error, folder) from error
+    except (MemoryError, ModelFileError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise StateError(
+            "there is not enough memory to load the model", where=str(folder), do="free memory; it is tried again"
+        ) from error
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise durable.state_error(error, folder) from error

@@ -1,0 +1,246 @@
+"""A node in process: the right answer, its id and labels, many threads, many tasks, and swaps that nobody notices."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgehone.testing.bundles import LABELS, Made, write_bundle
+from edgehone_agent import Node
+from edgehone_agent.capture import Capture
+from edgehone_agent.errors import BundleError, InputError, StateError
+from edgehone_agent.ids import Ids
+from edgehone_agent.lock import lock_owner, take_lock
+from edgehone_agent.node import task_names
+
+TASK = "gestures"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, ...]:
+    """Versions 1 to 6; each answers differently."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return tuple(write_bundle(folder / f"{version}.bundle", version=version) for version in range(1, 7))
+
+
+@pytest.fixture
+def node(tmp_path: Path, bundles: tuple[Made, ...]) -> Iterator[Node]:
+    """A node with version 1."""
+    with Node(tmp_path / "state", tasks=[TASK]) as node:
+        node.install(TASK, bundles[0].path)
+        yield node
+
+
+def test_it_answers_one_example_and_a_batch(node: Node, bundles: tuple[Made, ...]) -> None:
+    one = bundles[0]
+    np.testing.assert_array_equal(node.predict(one.x), one.y)
+    np.testing.assert_array_equal(node.predict(one.x, TASK), one.y)
+    np.testing.assert_allclose(node.predict(np.stack([one.x] * 3)), [one.y] * 3, rtol=1e-6)
+    np.testing.assert_allclose(node.predict(one.x.astype(np.float64).tolist()), one.y, rtol=1e-6)
+    assert node.predict(np.empty((0, 20), np.float32)).shape == (0, 4)
+
+
+def test_infer_says_who_answered_and_what_it_means(node: Node, bundles: tuple[Made, ...]) -> None:
+    one = bundles[0]
+    batch = np.stack([one.x, -one.x])
+    answer = node.infer(TASK, batch, top_k=2)
+    np.testing.assert_allclose(answer.values, node.predict(batch))
+    expected = np.exp(answer.values) / np.exp(answer.values).sum(1, keepdims=True)
+    assert answer.confidence is not None
+    np.testing.assert_allclose(answer.confidence, expected.max(1), rtol=1e-5)
+    assert [row[0][0] for row in answer.top] == [LABELS[i] for i in expected.argmax(1)]
+    assert all(len(row) == 2 and row[0][1] >= row[1][1] for row in answer.top)
+    assert (answer.task, answer.digest) == (TASK, one.digest) and answer.latency_us > 0
+    bare = node.infer(TASK, batch[:1])
+    assert bare.confidence is None and bare.top == () and bare.id > answer.id
+    assert node.manifest(TASK).version == 1 and node.digest(TASK) == one.digest
+
+
+@pytest.mark.parametrize(
+    "x", [np.zeros(20, np.float32), np.zeros((1, 19), np.float32), np.full((1, 20), np.nan, np.float32)]
+)
+def test_infer_refuses_what_does_not_fit_and_goes_on(x: np.ndarray, node: Node, bundles: tuple[Made, ...]) -> None:
+    with pytest.raises(InputError):
+        node.infer(TASK, x)
+    np.testing.assert_array_equal(node.predict(bundles[0].x), bundles[0].y)
+
+
+def test_unknown_and_empty_tasks_are_told_apart(tmp_path: Path) -> None:
+    with Node(tmp_path, tasks=["empty"]) as node:
+        assert node.tasks() == ("empty",) and not node.ready() and not node.ready("empty")
+        for ask in (lambda: node.predict([1.0]), lambda: node.manifest("empty"), lambda: node.digest("empty")):
+            with pytest.raises(StateError, match="no model that answers"):
+                ask()
+        for ask in (lambda: node.predict([1.0], "other"), lambda: node.install("other", tmp_path)):  # type: ignore[return-value]
+            with pytest.raises(InputError, match="no task 'other'"):
+                ask()
+        with pytest.raises(StateError, match="keeps no feedback"):
+            node.feedback({})
+        with pytest.raises(InputError):
+            node.install("empty", tmp_path / "missing.bundle")
+
+
+def test_one_failing_task_does_not_disturb_another(tmp_path: Path, bundles: tuple[Made, ...]) -> None:
+    other = write_bundle(tmp_path / "other.bundle", version=1, task="other", seed=9)
+    bad = write_bundle(tmp_path / "bad.bundle", version=2, task="other", wrong_probe=True)
+    state = tmp_path / "state"
+    with Node(state, tasks=[TASK, "other"]) as node:
+        node.install(TASK, bundles[0].path)
+        node.install("other", other.path)
+        with pytest.raises(BundleError):
+            node.install("other", bad.path)
+        with pytest.raises(InputError, match="name the task"):
+            node.predict(other.x)
+        np.testing.assert_array_equal(node.predict(other.x, "other"), other.y)
+        assert "wrongly" in node.status()["tasks"]["other"]["fault"]
+    for file in (state / "tasks" / "other").rglob("bundle.zip"):
+        file.write_bytes(b"")
+    with Node(state) as node:
+        assert node.tasks() == (TASK, "other") == task_names(state)
+        assert node.ready(TASK) and not node.ready("other") and not node.ready()
+        np.testing.assert_array_equal(node.predict(bundles[0].x, TASK), bundles[0].y)
+        with pytest.raises(StateError, match="damaged"):
+            node.predict(other.x, "other")
+
+
+def test_swaps_under_load_fail_no_call_and_leave_no_session(
+    tmp_path: Path, bundles: tuple[Made, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three threads ask without pause; every answer is one of a version that was there."""
+    answers = {made.y.tobytes() for made in bundles}
+    x, stop, wrong, asked = bundles[0].x, threading.Event(), list[object](), [0, 0, 0]
+    with Node(tmp_path, tasks=[TASK], sessions=2) as node:
+        node.install(TASK, bundles[0].path)
+
+        def ask(worker: int) -> None:
+            while not stop.is_set():
+                try:
+                    found = node.predict(x) if worker else node.infer(TASK, x[None]).values[0]
+                    if found.tobytes() not in answers:
+                        wrong.append(found)
+                except InputError as error:
+                    wrong.append(error)
+                asked[worker] += 1
+
+        threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(3)]
+        for thread in threads:
+            thread.start()
+        gone = []
+        for made in bundles[1:]:
+            gone += [lane.model.session for lane in node._live[TASK].lanes]
+            node.install(TASK, made.path)
+            node.predict(x)
+        node.roll_back(TASK)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert wrong == [] and min(asked) > 50
+        np.testing.assert_array_equal(node.predict(x), bundles[-2].y)
+        for session in gone:
+            with pytest.raises(InputError, match="closed"):
+                session.run(np.zeros((1, 20), np.float32))
+        status = node.status()["tasks"][TASK]
+        assert (status["swaps"], status["roll_backs"], status["version"]) == (6, 1, 5)
+        assert status["predictions"] >= sum(asked)
+
+
+def test_a_swap_waits_for_no_caller_and_no_caller_for_a_swap(node: Node, bundles: tuple[Made, ...]) -> None:
+    """A call that hangs in the old model delays neither the swap's new answers nor fails itself."""
+    old = node._live[TASK].lanes[0]
+    with old.lock:  # as a call that is running does
+        swapping = threading.Thread(target=node.install, args=(TASK, bundles[1].path))
+        swapping.start()
+        until = time.monotonic() + 20
+        while node.digest(TASK) != bundles[1].digest and time.monotonic() < until:
+            time.sleep(0.01)
+        np.testing.assert_array_equal(node.predict(bundles[1].x), bundles[1].y)
+        assert old.is_open and swapping.is_alive()
+    swapping.join()
+    assert not old.is_open
+
+
+def test_a_second_node_reads_beside_the_first(node: Node, bundles: tuple[Made, ...]) -> None:
+    with Node(node.state) as reader:
+        np.testing.assert_array_equal(reader.predict(bundles[0].x), bundles[0].y)
+        assert node.status()["writes"] and not reader.status()["writes"]
+        with pytest.raises(StateError, match="another process"):
+            reader.install(TASK, bundles[1].path)
+    node.install(TASK, bundles[1].path)
+
+
+def test_it_settles_after_a_minute_and_a_stop_is_no_death(tmp_path: Path, bundles: tuple[Made, ...]) -> None:
+    now = [0.0]
+    with Node(tmp_path, tasks=[TASK], monotonic=lambda: now[0]) as node:
+        node.install(TASK, bundles[0].path)
+        time.sleep(0.6)
+        assert node.status()["tasks"][TASK]["trial"]["version"] == 1
+    for _ in range(3):
+        with Node(tmp_path, monotonic=lambda: now[0]) as node:
+            assert node.ready()
+    with Node(tmp_path, monotonic=lambda: now[0]) as node:
+        now[0] = 61.0
+        until = time.monotonic() + 10
+        while node.status()["tasks"][TASK]["trial"] and time.monotonic() < until:
+            time.sleep(0.05)
+        assert node.status()["tasks"][TASK]["trial"] is None
+
+
+def test_answers_are_captured_with_their_ids_and_feedback_is_taken(tmp_path: Path, bundles: tuple[Made, ...]) -> None:
+    one = bundles[0]
+    with (
+        Capture(tmp_path / "capture", key=b"k" * 32, max_bytes=10_000_000, max_age_s=1e6) as capture,
+        Node(tmp_path / "state", tasks=[TASK], capture=capture) as node,
+    ):
+        node.install(TASK, one.path)
+        answer = node.infer(TASK, np.stack([one.x, one.x + 1]))
+        x = one.x.copy()
+        node.predict(x)
+        x[:] = 0  # the caller's own again: what was captured is a copy
+        node.feedback({"id": "e1", "prediction_id": f"{answer.id}.0", "kind": "confirm"})
+        node._live[TASK].feed.drain()  # type: ignore[union-attr]
+        capture.flush()
+        exported = capture.export(tmp_path / "out")
+        assert node.status()["capture"]["feedback"] == 1
+        assert capture.stats()["samples"] + exported.get("samples", 0) >= 3
+
+
+def test_metrics_count_per_task(node: Node, bundles: tuple[Made, ...]) -> None:
+    for _ in range(3):
+        node.infer(TASK, bundles[0].x[None])
+    found = {metric.name: metric.samples for metric in node.metrics()}
+    assert found["edgehone_predictions_total"] == (({"task": TASK}, 3.0),)
+    assert found["edgehone_infer_total"] == (({"task": TASK}, 3.0),)
+    assert found["edgehone_ready"] == (({"task": TASK}, 1.0),)
+
+
+def test_ids_are_unique_short_and_sorted_even_when_the_clock_goes_back() -> None:
+    now = [1_800_000_000_000_000_000]
+    ids = Ids(lambda: now[0])
+    made = []
+    for step in (0, 10**6, -(10**12), 5, 10**9):
+        now[0] += step
+        made += [ids.next() for _ in range(100)]
+    assert made == sorted(set(made)) and {len(id) for id in made} == {16}
+    assert Ids(lambda: now[0]).next() != Ids(lambda: now[0]).next()
+
+
+def test_the_lock_is_held_by_one_and_names_it(tmp_path: Path) -> None:
+    assert lock_owner(tmp_path) is None
+    lock = take_lock(tmp_path / "new")
+    assert lock is not None and lock_owner(tmp_path / "new") == os.getpid() and take_lock(tmp_path / "new") is None
+    lock.release()
+    lock.release()
+    assert lock_owner(tmp_path / "new") is None
+
+
+def test_a_node_closes_twice_and_answers_no_more(node: Node, bundles: tuple[Made, ...]) -> None:
+    node.close()
+    node.close()
+    with pytest.raises(StateError):
+        node.predict(bundles[0].x)
