@@ -1,0 +1,206 @@
+"""`edgehone-agent doctor`: is everything here that the agent needs? A line per check, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgehone_agent.cli._terminal import add_json, add_state, say, say_json
+
+if TYPE_CHECKING:
+    from edgehone_agent.config import Settings
+
+help = "check what the agent needs on this machine, and say what to do about what is missing"
+examples = (
+    "edgehone-agent doctor",
+    "edgehone-agent doctor --config agent.toml --json",
+    "edgehone-agent doctor --registry https://models.example/edgehone --root root.json --task digits",
+)
+
+_LOW_BYTES = 200_000_000
+_SOON_DAYS = 30
+_SKEW_S = 300.0
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    text: str
+    do: str = ""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the agent's settings (TOML)")
+    parser.add_argument("--registry", metavar="URL", help="as for run")
+    parser.add_argument("--root", type=Path, metavar="FILE", help="as for run")
+    parser.add_argument("--task", action="append", metavar="NAME", help="as for run")
+    add_state(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and print; 1 when a check failed."""
+    from edgehone_agent.config import read_settings
+
+    tasks = None if args.task is None else tuple(args.task)
+    flags = {"registry": args.registry, "root": args.root, "state": args.state, "tasks": tasks}
+    findings = examine(read_settings(args.config, flags))
+    if args.json:
+        say_json({"checks": [asdict(finding) for finding in findings]})
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            say(f"{finding.verdict:4}  {finding.name.ljust(width)}  {finding.text}")
+            if finding.do:
+                say(f"      {' ' * width}  → {finding.do}")
+    return 1 if any(finding.verdict == "fail" for finding in findings) else 0
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check, in the order in which one would look."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _python,
+        _runtimes,
+        _state,
+        _clock,
+        _root,
+        _registry,
+        _socket,
+    )
+    return [finding for check in checks for finding in check(settings)]
+
+
+def _python(_: Settings) -> Iterator[Finding]:
+    import platform
+
+    import numpy
+
+    text = f"{platform.python_version()} on {platform.machine()}, numpy {numpy.__version__}"
+    yield Finding("python", "ok", text)
+
+
+def _runtimes(_: Settings) -> Iterator[Finding]:
+    from edgehone_agent.errors import EdgehoneError
+    from edgehone_agent.runtimes import RUNTIMES
+
+    found: list[Finding] = []
+    for name in RUNTIMES.names():
+        try:
+            found.append(Finding(f"runtime {name}", "ok", RUNTIMES.get(name).version()))
+        except EdgehoneError as error:
+            found.append(Finding(f"runtime {name}", "warn", error.what, error.do))
+    yield from found
+    if not any(finding.verdict == "ok" for finding in found):
+        yield Finding("runtimes", "fail", "there is none", 'pip install "edgehone-agent[litert]"')
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    folder = settings.state
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), Path("/"))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield Finding("state", "fail", f"{folder} cannot be written", "fix its permission, or choose another: --state")
+        return
+    free = shutil.disk_usage(there).free
+    text = f"{folder} can be written, {free / 1e6:,.0f} MB free"
+    if free < _LOW_BYTES:
+        yield Finding("state", "warn", text, "free some space: an update needs three times the size of a bundle")
+    else:
+        yield Finding("state", "ok", text)
+
+
+def _clock(settings: Settings) -> Iterator[Finding]:
+    from edgehone_agent._floors import FloorStore
+    from edgehone_agent.errors import StateError
+    from edgehone_agent.verify import BUILT_S
+
+    now_s, floor_s = time.time(), BUILT_S
+    if settings.state.is_dir():
+        try:
+            floor_s = max(floor_s, FloorStore(settings.state).load()[0].time_s)
+        except StateError as error:
+            yield Finding("floors", "fail", error.what, error.do)
+    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
+    if now_s < floor_s - _SKEW_S:
+        days = (floor_s - now_s) / 86_400
+        text = f"{stamp}, which is at least {days:.1f} days behind"
+        yield Finding("clock", "warn", text, "set the clock: serving goes on, expiry is judged without it")
+    else:
+        yield Finding("clock", "ok", stamp)
+
+
+def _root(settings: Settings) -> Iterator[Finding]:
+    from edgehone_agent._tuf import read_root as parse
+    from edgehone_agent.agent import read_root
+    from edgehone_agent.errors import EdgehoneError
+
+    if settings.root is None:
+        yield Finding("root", "warn", "none is named, so nothing is updated", "name it: --root root.json")
+        return
+    try:
+        root = parse(read_root(settings.root))
+    except EdgehoneError as error:
+        yield Finding("root", "fail", error.what, error.do or "copy root.json from the registry's owner again")
+        return
+    days = (root.expires.timestamp() - time.time()) / 86_400
+    text = f"version {root.version}, holds until {root.expires:%Y-%m-%d}"
+    if days < _SOON_DAYS:  # the agent fetches newer roots that this one vouches for, so this alone stops nothing
+        yield Finding("root", "warn", text, "have the registry's owner sign a new root, and bring it here")
+    else:
+        yield Finding("root", "ok", text)
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    from edgehone_agent.config import redacted
+    from edgehone_agent.errors import EdgehoneError
+    from edgehone_agent.transport import open_source
+
+    if settings.registry is None:
+        yield Finding("registry", "warn", "none is named, so nothing is updated", "name it: --registry URL")
+        return
+    cert: Any = None
+    if settings.registry_cert is not None and settings.registry_key is not None:
+        cert = (settings.registry_cert, settings.registry_key)
+    try:
+        source = open_source(settings.registry, timeout_s=_TIMEOUT_S, ca=settings.registry_ca, cert=cert)
+        source.fetch("metadata/timestamp.json", 16_384)
+    except EdgehoneError as error:
+        text = f"{redacted(settings.registry)}: {error.what}"
+        yield Finding("registry", "fail", text, error.do or "check the address")
+    else:
+        yield Finding("registry", "ok", f"{redacted(settings.registry)} answers")
+
+
+def _socket(settings: Settings) -> Iterator[Finding]:
+    from edgehone_agent.cli._running import ask_socket
+    from edgehone_agent.config import socket_path
+    from edgehone_agent.errors import EdgehoneError
+
+    path = socket_path(settings.state)
+    if path is None:
+        yield Finding("socket", "warn", "the path of the state folder is too long for one", "choose a shorter --state")
+        return
+    try:
+        found = ask_socket(settings.state, "GET", "/status")
+    except EdgehoneError as error:
+        yield Finding("socket", "fail", error.what, error.do)
+        return
+    if found is None:
+        yield Finding("socket", "ok", "no agent runs with this folder")
+        return
+    unready = [name for name, task in found["tasks"].items() if not task["ready"]]
+    if unready:
+        text = f"the agent has no model for {', '.join(unready)}"
+        yield Finding("socket", "warn", text, "see: edgehone-agent status")
+    else:
+        yield Finding("socket", "ok", f"an agent answers (process {found['process']})")
