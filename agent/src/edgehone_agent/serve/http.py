@@ -10,7 +10,7 @@ A connection is idle, reading a head, reading a body, or discarding what still c
 - A page of a browser (it sends Origin) is refused: any web site could otherwise reach the loopback interface.
 
 httptools does the parsing. This class takes the place of uvicorn, which bounds neither heads nor slow clients, and
-costs 40 % more time per request: benchmarks/serving.py runs both.
+takes almost twice as long per request, more than the budget: benchmarks/serving.py runs both.
 """
 
 from __future__ import annotations

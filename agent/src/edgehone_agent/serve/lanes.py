@@ -21,7 +21,8 @@ from edgehone_agent.serve.limits import Limits
 T = TypeVar("T")
 
 INLINE_US = 1000.0
-_WEIGHT = 0.25  # of the newest run in the estimate: four quick runs make up for a hiccup
+_WEIGHT = 0.25  # of the newest run in the estimate
+_MOST_RISE = 4.0  # a run counts as at most this many times the estimate: another process took the core for a moment
 
 
 class Lane:
@@ -43,7 +44,7 @@ class Lane:
     def learn(self, rows: int, took_us: float) -> None:
         """Take the time of one run into the estimate. May be called from the lane's thread."""
         new, old = took_us / max(rows, 1), self._us_per_row
-        self._us_per_row = new if old is None else old + _WEIGHT * (new - old)
+        self._us_per_row = new if old is None else old + _WEIGHT * (min(new, _MOST_RISE * old) - old)
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run `work` on the lane's thread. Called from the event loop only.
