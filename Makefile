@@ -28,8 +28,9 @@ $(VENV)/.dev: $(VENV)/.core
 
 setup: $(VENV)/.dev ## create .venv with everything
 
-demo: $(VENV)/.core ## train a network on Fashion-MNIST, make a family of it, and show the report
+demo: $(VENV)/.core ## make a family of a network, publish it, serve it, and notice that its world changes
 	@$(BIN)/edgehone optimize fashion-mnist --members 4 --max-drop 3pp --time 8min --output demo --resume $(DEMO_ARGS)
+	@$(BIN)/python examples/edge/demo.py demo
 
 test: $(VENV)/.dev system-packages ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
