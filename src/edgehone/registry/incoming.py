@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from edgehone.errors import InputError
 from edgehone.registry.names import check_member, check_task
@@ -57,7 +56,9 @@ def match_deltas(
     if not files:
         return ()
     if apply is None:
-        apply = cast(Apply, importlib.import_module("edgehone_agent.delta").apply_delta)
+        from edgehone_agent.delta import apply_delta
+
+        apply = apply_delta
     return tuple(_match(file, old, new, apply) for file in files)
 
 

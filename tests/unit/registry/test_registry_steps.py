@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edgehone.bundle.delta import make_delta
 from edgehone.errors import InputError
 from edgehone.registry import release
 from edgehone.registry.incoming import match_deltas
@@ -23,6 +25,7 @@ from edgehone.registry.state import read
 from edgehone.registry.status import status
 from edgehone.registry.tuf import Targets
 from edgehone.registry.upkeep import prune
+from edgehone_agent.delta import apply_delta
 from edgehone_agent.errors import BundleError, TrustError
 
 Check = Callable[[Any], Any]
@@ -155,6 +158,31 @@ def test_a_delta_is_matched_by_applying_it(tmp_path: Path) -> None:
         match_deltas([delta], {digest["a"]: files["a"]}, new, toy_apply)
     with pytest.raises(InputError, match="No such file"):
         match_deltas([tmp_path / "none"], old, new, toy_apply)
+
+
+def test_a_real_delta_arrives(digits: Any, second_opinion: Check, tmp_path: Path) -> None:
+    old_model = random.Random(0).randbytes(20_000)
+    old = digits.bundle(version=1, model=old_model)
+    new = digits.bundle(version=2, model=old_model[:-100] + bytes(100))
+    publish(digits.store, digits.ring(), [old], [], digits.now)
+    content = make_delta(old, new)
+    assert content is not None
+    delta = tmp_path / "1-to-2.delta"
+    delta.write_bytes(content)
+    stranger = digits.bundle(version=2, member="other")
+    before = digits.listing()
+    with pytest.raises(InputError, match="makes none of these bundles"):
+        publish(digits.store, digits.ring(), [stranger], [delta], digits.now)
+    assert digits.listing() == before
+    assert publish(digits.store, digits.ring(), [stranger, new], [delta], digits.now).new
+    assert not publish(digits.store, digits.ring(), [stranger, new], [delta], digits.now).new
+    second_opinion(digits)
+    info = digits.updater().get_targetinfo("digits/2-w22-int8.bundle")
+    (way,) = info.custom["edgehone"]["deltas"]
+    assert way["from"] == hashlib.sha256(old.read_bytes()).hexdigest()
+    (tmp_path / "got.delta").write_bytes(digits.get(way["path"]))
+    apply_delta(old, tmp_path / "got.delta", tmp_path / "made", info.hashes["sha256"])
+    assert (tmp_path / "made").read_bytes() == new.read_bytes()
 
 
 def bundles(version: int, *members: str) -> list[release.NewBundle]:
