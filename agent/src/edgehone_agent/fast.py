@@ -84,7 +84,8 @@ class FastModel(Model):
         """
         if self._short and isinstance(x, np.ndarray) and x.shape == self._shape and x.dtype is _FLOAT32:
             flat = x.ravel()
-            if math.isfinite(flat.dot(flat)):
+            # As `Model.predict` does; what is large but good goes the long way. (`flat.dot` would warn of an overflow.)
+            if math.isfinite(np.vdot(flat, flat)):
                 self._fill(x)
                 y = self.session.run(self._feed)
                 if self._reals is not None:
