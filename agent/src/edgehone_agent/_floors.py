@@ -154,9 +154,12 @@ class FloorStore:
             StateError: the disk is full or read-only.
         """
         content = floors.to_bytes()
-        if self._file.is_dir() and not self._file.is_symlink():
-            shutil.rmtree(self._file, ignore_errors=True)
-        write_bytes(self._file, content)
+        try:
+            if self._file.is_dir() and not self._file.is_symlink():
+                shutil.rmtree(self._file)
+            write_bytes(self._file, content)
+        except OSError as error:
+            raise state_error(error, self._file) from error
         try:
             self._write_database(content)
         except sqlite3.Error as error:

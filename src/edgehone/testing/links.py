@@ -89,6 +89,7 @@ class CutLink:
         port: of the server.
         cuts: after how many further bytes towards the client each break comes.
         reset: whether a break is a reset; else the link ends politely in the middle.
+        pause_s: how long the link rests after each 16 kB, so that somebody else can act meanwhile.
 
     Attributes:
         port: to connect to.
@@ -96,8 +97,9 @@ class CutLink:
         breaks: how often it broke.
     """
 
-    def __init__(self, port: int, cuts: Sequence[int], *, reset: bool = True) -> None:
-        self._server_port, self._cuts, self._reset = port, list(cuts), reset
+    def __init__(self, port: int, cuts: Sequence[int], *, reset: bool = True, pause_s: float = 0.0) -> None:
+        self._server_port, self._cuts, self._reset, self._pause_s = port, list(cuts), reset, pause_s
+        self._piece_bytes = 1 << 14 if pause_s else _CHUNK_BYTES
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.sent_bytes, self.breaks = 0, 0
@@ -140,8 +142,9 @@ class CutLink:
 
     def _pass_on(self, server: socket.socket, client: socket.socket) -> bool:
         """Send a piece to the client, and say whether the link still holds."""
-        chunk = server.recv(_CHUNK_BYTES if self._left is None else min(_CHUNK_BYTES, self._left))
+        chunk = server.recv(self._piece_bytes if self._left is None else min(self._piece_bytes, self._left))
         client.sendall(chunk)
+        time.sleep(self._pause_s)
         self.sent_bytes += len(chunk)
         if self._left is None:
             return bool(chunk)
