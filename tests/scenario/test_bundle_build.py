@@ -55,7 +55,8 @@ def test_it_says_what_was_measured_and_where_it_comes_from(bundle: Path, family:
         card = Card.from_bytes(opened.read(manifest.part("card")))
     assert manifest.task == "small" and manifest.member == "int8" and manifest.input.shape == (1, 8, 8)
     assert manifest.measured["accuracy test"] == member["metric"]["test"]
-    assert manifest.fit.latency_us == pytest.approx(10 * member["latency"][0]["latency"]["value"])
+    slowest_us = max(entry["latency"]["value"] for entry in member["latency"])
+    assert manifest.fit.latency_us == pytest.approx(10 * slowest_us)
     digests = {file["sha256"] for file in member["files"]}
     assert {entry["digest"]["sha256"] for entry in papers["provenance"]["subject"]} == digests
     assert papers["provenance"]["predicateType"] == "https://slsa.dev/provenance/v1"

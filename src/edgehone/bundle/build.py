@@ -1,42 +1,46 @@
 """Build a bundle from a member of a finished study: the same inputs give the same bytes.
 
-    content = build(study, "w22-int8", folder, version=1, examples=(x, y))
+    content = build(study, "w22-int8", folder, Wishes(version=1), x)
 
-Parts, in this order: manifest, model files, card, probe, SBOM, provenance, README. Time is taken from the study and not
-from the clock, members are stored and not compressed, and their dates are the earliest that zip can hold.
+Parts, in this order: manifest, model files, card, golden probe, bill of materials, provenance, README. What is said of
+the member comes from the study's record; what it answers comes from its own file, through the runtime that ships.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehone.bundle.archive import Content, bundle_bytes, pack
 from edgehone.bundle.card import MIN_ROWS, build_card
+from edgehone.bundle.golden import choose, golden_probe, step_of
 from edgehone.bundle.provenance import provenance
 from edgehone.bundle.sbom import sbom
 from edgehone.errors import InputError
 from edgehone.record import MemberRecord, StudyRecord
-from edgehone_agent.model import Model, open_model
-from edgehone_agent.probe import MIN_EXAMPLES, Probe
-from edgehone_agent.wire.manifest import NAME, Fit, Manifest, Part, Role, Values
+from edgehone_agent.fast import FastModel
+from edgehone_agent.model import find_runtime
+from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.wire.manifest import MAX_PART_BYTES, Fit, Manifest, Values
+from edgehone_agent.wire.measurement import Measurement
 
-RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
-"""Format of a member's file → the runtime that it is for; the first is the preferred one."""
+__all__ = ["SLOWER", "Wishes", "build", "pack"]
 
-SLOWER = 10.0  # a node may take this many times the measured latency before it refuses the bundle
-_PROBES = 16
-_RANGE_SHARE = 0.02  # of the range of the answers: what runtimes may differ by, and other networks never hold
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_BATCH = 250
+SLOWER = 10.0
+"""A node may take this many times the latency in the record before it refuses the bundle."""
+
+_BATCH = 256
+_RERUN = "run the study again with --resume"
 Array = NDArray[np.float32]
-Content = tuple[str, Role, bytes, str | None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,34 @@ class Wishes:
     Attributes:
         version: of the release, from 1.
         parent: digest of the bundle that this one follows, or None.
-        latency_us: slowest median that a node accepts; None takes SLOWER times the measured one.
+        latency_us: slowest median that a node accepts; infinite for no bound, None for SLOWER times the record's.
         unit: of an input value.
+        created: moment to write down, ISO 8601; None for the study's.
     """
 
     version: int = 1
     parent: str | None = None
     latency_us: float | None = None
     unit: str = ""
+    created: str | None = None
 
 
-def build(study: StudyRecord, name: str, folder: Path, wishes: Wishes, x: Array | None = None) -> bytes:
+@dataclass(frozen=True)
+class _Seen:
+    """What the member's preferred file made of readings: its answers, its embeddings, and its probe's inputs."""
+
+    x: Array | None
+    y: Array | None
+    embedding: Array | None
+    probe_x: Array
+    probe_y: Array
+    step: float
+
+
+def build(
+    study: StudyRecord, name: str, folder: Path, wishes: Wishes, x: Array | None = None,
+    progress: Progress | None = None,
+) -> bytes:  # fmt: skip
     """The bytes of a bundle.
 
     Args:
@@ -64,50 +85,37 @@ def build(study: StudyRecord, name: str, folder: Path, wishes: Wishes, x: Array 
         name: of the member.
         folder: of the study; its files are read there and compared with the record.
         wishes: version, parent, bounds.
-        x: (N, *input shape) validation readings. With them the bundle has a card and a probe of real readings; without,
-            no card, and a probe of seeded noise.
+        x: (N, *input shape) validation readings, raw. With 8 of them the probe asks readings, with 60 there is a card;
+            without, the probe asks seeded noise and there is no card.
+        progress: called with (readings answered, readings) as they go through the file.
 
     Raises:
-        InputError: no such member, a file that is not what the record says, or readings of another shape.
+        InputError: no such member, a file that is not what the record says, readings of another shape, or files of the
+            member that do not answer alike.
+        ModelFileError: a file that its runtime does not take.
+        BundleError: a name or a figure of the study that a manifest may not hold.
     """
     member = _member(study, name)
-    models = _models(member, folder)
-    path = folder / member.files[[file.format for file in member.files].index("tflite")].path
-    shape = tuple(study.task["input_shape"])[1:]  # without the batch
+    models = [_model(folder / file.path, file.sha256) for file in member.files]
+    paths = {str(model.runtime): folder / file.path for model, file in zip(models, member.files, strict=True)}
+    if not models:
+        raise InputError("the member has no files", where=name, do=_RERUN)
+    shape = _input_shape(study)
     if x is not None and x.shape[1:] != shape:
         raise InputError(f"the readings are {x.shape[1:]}, the member takes {shape}", where=name)
-    probed = _noise(shape) if x is None or len(x) < MIN_EXAMPLES else x
-    with open_model(path) as model:
-        answers = _answers(model, probed)
-    parts = [*models]
-    if x is not None and len(x) >= MIN_ROWS:
-        digest = hashlib.sha256(models[0][2]).hexdigest()
-        order = len(shape) == 1  # rows of a table follow each other in time; pictures are sorted by who knows what
-        card = build_card(x, answers, None, kind=study.task["kind"], model_digest=digest, in_order=order)
-        parts.append(("card.bin", "card", card.to_bytes(), None))
-    probe = _probe(probed, answers, folder, member)
-    parts.append(("probe.npz", "probe", probe.to_bytes(), None))
-    manifest = _manifest(study, member, wishes, parts, (probed if x is not None else None, answers))
-    parts += _papers(study, member, manifest, folder)
-    manifest = replace(manifest, parts=tuple(_part(*content) for content in parts))
-    Manifest.from_json(json.loads(json.dumps(manifest.to_json())))  # what a node would refuse is refused here
-    return pack(manifest, {path: body for path, _, body, _ in parts})
-
-
-def pack(manifest: Manifest, contents: dict[str, bytes]) -> bytes:
-    """The archive of a manifest and the parts that it lists."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        head = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
-        for path, body in [(NAME, head), *((part.path, contents[part.path]) for part in manifest.parts)]:
-            info = zipfile.ZipInfo(path, _EPOCH)
-            info.create_system, info.external_attr = 3, 0o100644 << 16
-            archive.writestr(info, body)
-    return buffer.getvalue()
-
-
-def _part(path: str, role: Role, body: bytes, runtime: str | None) -> Part:
-    return Part(path, role, hashlib.sha256(body).hexdigest(), len(body), runtime)
+    first, *others = paths
+    seen = _ask(paths[first], first, x, shape, progress)
+    contents = [*models, *_card(study, models[0], seen)]
+    probe = golden_probe(seen.probe_x, seen.probe_y, seen.step, {runtime: paths[runtime] for runtime in others})
+    contents.append(Content("probe.npz", "probe", probe.to_bytes()))
+    manifest = _manifest(study, member, wishes, models, seen)
+    parts = [content.part() for content in models]
+    contents.append(Content("sbom.json", "sbom", _text(sbom(study, manifest, parts))))
+    contents.append(Content("provenance.json", "provenance", _text(provenance(study, member, manifest, parts))))
+    readme = paths[first].with_name("README.md")
+    if readme.is_file():
+        contents.append(Content("README.md", "notes", readme.read_bytes()))
+    return bundle_bytes(manifest, contents)
 
 
 def _member(study: StudyRecord, name: str) -> MemberRecord:
@@ -118,105 +126,127 @@ def _member(study: StudyRecord, name: str) -> MemberRecord:
     raise InputError(f"the study has no member {name!r}; it has: {known}", where=name, do="name one of these")
 
 
-def _models(member: MemberRecord, folder: Path) -> list[Content]:
-    """The member's files, the preferred runtime's first."""
-    found: list[Content] = []
-    for file in sorted(member.files, key=lambda file: list(RUNTIMES).index(file.format)):
-        path = folder / file.path
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot be read: {error.strerror}", where=str(path), do="run the study again with --resume"
-            ) from error
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise InputError(
-                "is not the file that was measured", where=str(path), do="run the study again with --resume"
-            )
-        runtime = RUNTIMES[file.format]
-        found.append((f"models/{runtime}/model{path.suffix}", "model", content, runtime))
-    return found
+def _model(path: Path, sha256: str) -> Content:
+    """A model file, as it was when it was measured."""
+    try:
+        size_bytes = path.stat().st_size
+        content = path.read_bytes() if size_bytes <= MAX_PART_BYTES else b""
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path), do=_RERUN) from error
+    if size_bytes > MAX_PART_BYTES:
+        raise InputError(f"has {size_bytes:,} bytes; a bundle takes {MAX_PART_BYTES:,}", where=str(path))
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError("is not the file that was measured", where=str(path), do=_RERUN)
+    runtime = find_runtime(path).name
+    return Content(f"models/{runtime}/model{path.suffix}", "model", content, runtime)
 
 
-def _noise(shape: tuple[int, ...]) -> Array:
-    return np.random.default_rng(0).standard_normal((_PROBES, *shape), np.float32)
+def _input_shape(study: StudyRecord) -> tuple[int, ...]:
+    """Shape of one reading in torch order, without the batch."""
+    found = study.task.get("input_shape")
+    if not isinstance(found, list | tuple) or len(found) < 2 or not all(type(n) is int and n > 0 for n in found):
+        raise InputError("it does not say what a reading looks like", where="study.json: task.input_shape", do=_RERUN)
+    return tuple(found[1:])
 
 
-def _answers(model: Model, x: Array) -> Array:
-    return np.concatenate([model.predict(x[start : start + _BATCH]) for start in range(0, len(x), _BATCH)])
+def _ask(path: Path, runtime: str, x: Array | None, shape: tuple[int, ...], progress: Progress | None) -> _Seen:
+    """Put the readings, and the probe's, through a file."""
+    session = RUNTIMES.get(runtime).load(path)
+    model = FastModel(session, tap=session.embedding is not None)
+    with model:
+        y, embedding = (None, None) if x is None else _answers(model, x, progress)
+        probe_x = choose(x, session, shape, session.output.shape[1:])
+        probe_y = model.predict(probe_x)
+        return _Seen(x, y, embedding, probe_x, probe_y, step_of(session, probe_y))
 
 
-def _probe(x: Array, y: Array, folder: Path, member: MemberRecord) -> Probe:
-    """Some readings spread over all, with their answers, and what the other runtime may differ by."""
-    chosen = np.linspace(0, len(x) - 1, min(_PROBES, len(x))).astype(int)
-    apart = 0.0
-    for file in member.files:
-        if file.format != "tflite":
-            with open_model(folder / file.path) as other:
-                apart = max(apart, float(np.abs(other.predict(x[chosen]) - y[chosen]).max()))
-    tolerance = 2 * apart + _RANGE_SHARE * max(float(np.ptp(y[chosen])), 1e-6)
-    return Probe(np.ascontiguousarray(x[chosen]), np.ascontiguousarray(y[chosen]), tolerance)
+def _answers(model: FastModel, x: Array, progress: Progress | None) -> tuple[Array, Array | None]:
+    """Answers (N, ...) and embeddings (N, E) of readings; the latter None where the file gives none."""
+    answers, embeddings = [], []
+    for start in range(0, len(x), _BATCH):
+        answers.append(model.predict(x[start : start + _BATCH]))
+        embeddings.append(model.take_embedding())
+        if progress is not None:
+            progress(min(start + _BATCH, len(x)), len(x))
+    known = [part.reshape(len(part), -1) for part in embeddings if part is not None]
+    return np.concatenate(answers), np.concatenate(known) if known else None
 
 
-def _manifest(
-    study: StudyRecord, member: MemberRecord, wishes: Wishes, parts: list[Content], seen: tuple[Array | None, Array]
-) -> Manifest:
-    x, y = seen
-    latency = member.latency[0].latency if member.latency else None
-    measured_us = latency.value if latency and latency.kind == "measured" else None
-    largest = max(len(body) for _, role, body, _ in parts if role == "model")
+def _card(study: StudyRecord, model: Content, seen: _Seen) -> list[Content]:
+    """The drift reference, where there are readings enough."""
+    if seen.x is None or seen.y is None or len(seen.x) < MIN_ROWS:
+        return []
+    card = build_card(
+        seen.x, seen.y, seen.embedding, kind=study.task["kind"], model_digest=model.part().sha256,
+        in_order=seen.x.ndim == 2,  # rows of a table follow each other in time; pictures lie in any order
+    )  # fmt: skip
+    return [Content("card.bin", "card", card.to_bytes())]
+
+
+def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: list[Content], seen: _Seen) -> Manifest:
+    answer = seen.probe_y.shape[1:]
     return Manifest(
-        task=study.task["name"],
+        task=str(study.task["name"]).lower(),
         kind=study.task["kind"],
         version=wishes.version,
         member=member.name,
-        created=study.created,
+        created=_in_utc(wishes.created or study.created),
         parts=(),
         input=Values(
-            "input",
-            tuple(study.task["input_shape"])[1:],
-            unit=wishes.unit,
-            low=float(x.min()) if x is not None else None,
-            high=float(x.max()) if x is not None else None,
+            "input", seen.probe_x.shape[1:], unit=wishes.unit,
+            low=None if seen.x is None else float(seen.x.min()), high=None if seen.x is None else float(seen.x.max()),
         ),
-        output=Values("output", y.shape[1:] or (1,)),
-        labels=tuple(study.task.get("labels") or ()),
+        output=Values("output", answer),
+        labels=_labels(study, answer),
         fit=Fit(
-            runtimes=tuple(runtime for _, _, _, runtime in parts if runtime),
-            memory_bytes=int(member.memory.value if member.memory else 0) + largest,
-            latency_us=wishes.latency_us or (SLOWER * measured_us if measured_us else None),
+            runtimes=tuple(model.runtime for model in models if model.runtime),
+            memory_bytes=int(member.memory.value if member.memory else 0) + max(len(model.body) for model in models),
+            latency_us=_slowest(member, wishes),
         ),
         measured=_measured(study, member),
-        recipe=" + ".join(str(step.get("label") or step.get("technique", "")) for step in member.recipe)[:1000],
+        recipe=" + ".join(str(step.get("technique", "unknown")) for step in member.recipe),
         dataset=dict(study.task.get("digest") or {}),
         parent=wishes.parent,
-    )
+    )  # fmt: skip
 
 
-def _measured(study: StudyRecord, member: MemberRecord) -> dict[str, object]:
+def _in_utc(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no date of ISO 8601", where="study.json: created", do=_RERUN) from None
+    return moment.astimezone(UTC).isoformat() if moment.tzinfo else f"{text}+00:00"
+
+
+def _labels(study: StudyRecord, answer: tuple[int, ...]) -> tuple[str, ...]:
+    """One name for each score of a classification; scores that the task has no name for are numbered."""
+    if study.task["kind"] != "classification":
+        return ()
+    named = tuple(study.task.get("labels") or ())[: answer[-1]]
+    return (*named, *(str(index) for index in range(len(named), answer[-1])))
+
+
+def _slowest(member: MemberRecord, wishes: Wishes) -> float | None:
+    """The bound on a node's median, in microseconds: as wished, or from the slowest runtime of the record."""
+    if wishes.latency_us is not None:
+        return wishes.latency_us if wishes.latency_us < float("inf") else None
+    return SLOWER * max(record.latency.value for record in member.latency) if member.latency else None
+
+
+def _measured(study: StudyRecord, member: MemberRecord) -> dict[str, Any]:
     """Figures of the record by name, each with its interval, method and place."""
-    figures: dict[str, object] = {f"latency_us {record.runtime}": record.latency.to_json() for record in member.latency}
-    figures |= {f"{study.task['metric']} {split}": value.to_json() for split, value in member.metric.items()}
+    found = {f"latency_us {record.runtime}": record.latency for record in member.latency}
+    found |= {f"{study.task['metric']} {split}": value for split, value in member.metric.items()}
     for split, drop in member.drop.items():
-        figures[f"drop_pp {split}"] = {
-            "value": drop.value_pp, "low": drop.low_pp, "high": drop.high_pp, "n": drop.n, "method": drop.method,
-        }  # fmt: skip
+        found[f"drop_pp {split}"] = Measurement(
+            drop.value_pp, "pp", drop.method, f"{split} split, against the original", drop.n, drop.low_pp, drop.high_pp
+        )
     if member.memory:
-        figures["memory_bytes"] = member.memory.to_json()
-    return figures
+        found["memory_bytes"] = member.memory
+    if member.energy:
+        found["energy_mj"] = member.energy
+    return {name: figure.to_json() for name, figure in found.items()}
 
 
-def _papers(study: StudyRecord, member: MemberRecord, manifest: Manifest, folder: Path) -> list[Content]:
-    """Bill of materials, provenance, and the README that says how to run the member."""
-    papers: list[Content] = [
-        ("sbom.json", "sbom", _text(sbom(study, member, manifest)), None),
-        ("provenance.json", "provenance", _text(provenance(study, member, manifest)), None),
-    ]
-    readme = folder / Path(member.files[0].path).parent / "README.md"
-    if readme.is_file():
-        papers.append(("README.md", "notes", readme.read_bytes(), None))
-    return papers
-
-
-def _text(value: dict[str, object]) -> bytes:
+def _text(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""What differs between two bundles: fields of the manifest, and parts."""
+"""What differs between two bundles: fields of the manifest, measured figures, and parts."""
 
 from __future__ import annotations
 
@@ -6,30 +6,44 @@ from pathlib import Path
 from typing import Any
 
 from edgehone_agent.bundle import open_bundle
+from edgehone_agent.wire.manifest import Manifest
 
 _APART = frozenset({"parts", "measured"})
 
 
-def compare(old: Path, new: Path) -> tuple[dict[str, Any], list[str]]:
-    """Differences as a JSON object, and as lines for people.
+def compare(old: Path, new: Path) -> dict[str, Any]:
+    """Differences as a JSON object.
+
+    Returns:
+        `fields`: name → [old, new] of every field that differs; `measured`: name → [old value, new value], None where a
+        bundle has no such figure; `parts`: path → "added", "removed" or "changed".
 
     Raises:
         BundleError: one of them is no bundle.
     """
     with open_bundle(old) as before, open_bundle(new) as after:
-        one, two = before.manifest.to_json(), after.manifest.to_json()
-        fields = {
-            name: [one.get(name), two.get(name)]
-            for name in sorted({*one, *two} - _APART)
-            if one.get(name) != two.get(name)
-        }
-        first = {part.path: part for part in before.manifest.parts}
-        second = {part.path: part for part in after.manifest.parts}
-    parts = {
+        one, two = before.manifest, after.manifest
+    fields = _differences(_fields(one), _fields(two))
+    return {"fields": fields, "measured": _differences(_values(one), _values(two)), "parts": _parts(one, two)}
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: value for name, value in manifest.to_json().items() if name not in _APART}
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    return {name: figure["value"] for name, figure in manifest.measured.items()}
+
+
+def _differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, list[Any]]:
+    pairs = {name: [one.get(name), two.get(name)] for name in sorted({*one, *two})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _parts(one: Manifest, two: Manifest) -> dict[str, str]:
+    first, second = ({part.path: part.sha256 for part in manifest.parts} for manifest in (one, two))
+    return {
         path: "added" if path not in first else "removed" if path not in second else "changed"
         for path in sorted({*first, *second})
-        if path not in first or path not in second or first[path].sha256 != second[path].sha256
+        if first.get(path) != second.get(path)
     }
-    lines = [f"{name}: {old_value} → {new_value}" for name, (old_value, new_value) in fields.items()]
-    lines += [f"{what}: {path}" for path, what in parts.items()]
-    return {"fields": fields, "parts": parts}, lines or ["the bundles say and hold the same"]

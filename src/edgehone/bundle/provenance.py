@@ -1,29 +1,33 @@
 """Where the model files of a bundle come from: an in-toto Statement with the SLSA provenance predicate.
 
-Sources: in-toto attestation framework, Statement v1; SLSA v1.0, provenance.
+Sources: in-toto attestation framework, Statement v1 and ResourceDescriptor v1; SLSA v1.0, provenance. What our
+`buildType` means is said in docs/formats/bundle.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgehone.record import MemberRecord, StudyRecord
-from edgehone_agent.wire.manifest import Manifest
+from edgehone_agent.wire.manifest import Manifest, Part
 
-BUILD_TYPE = "https://edgehone.dev/study/v1"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:edgehone:study:v1"
 
 
-def provenance(study: StudyRecord, member: MemberRecord, manifest: Manifest) -> dict[str, Any]:
+def provenance(study: StudyRecord, member: MemberRecord, manifest: Manifest, models: Sequence[Part]) -> dict[str, Any]:
     """The statement about the model files: recipe and settings, digests of the data, versions of what made them."""
-    versions = dict(study.machine.get("versions") or {})
+    versions = {name: str(version) for name, version in dict(study.machine.get("versions") or {}).items()}
     data = [
-        {"name": f"{study.task['name']} {split}", "digest": {"sha256": digest}}
-        for split, digest in sorted(dict(study.task.get("digest") or {}).items())
+        {"name": f"{manifest.task}/{split}", "digest": {"sha256": digest}}
+        for split, digest in sorted(manifest.dataset.items())
     ]
     return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": file.path.rsplit("/", 1)[-1], "digest": {"sha256": file.sha256}} for file in member.files],
-        "predicateType": "https://slsa.dev/provenance/v1",
+        "_type": STATEMENT,
+        "subject": [{"name": part.path, "digest": {"sha256": part.sha256}} for part in models],
+        "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
@@ -34,15 +38,15 @@ def provenance(study: StudyRecord, member: MemberRecord, manifest: Manifest) -> 
                     "settings": dict(study.settings),
                     "recipe": [dict(step) for step in member.recipe],
                 },
-                "internalParameters": {"parent": member.parent, "release": manifest.version},
+                "internalParameters": {"member": member.name, "startedFrom": member.parent},
                 "resolvedDependencies": data,
             },
             "runDetails": {
-                "builder": {
-                    "id": f"https://edgehone.dev/edgehone@{versions.get('edgehone', 'unknown')}",
-                    "version": versions,
+                "builder": {"id": f"pkg:pypi/edgehone@{versions.get('edgehone', 'unknown')}", "version": versions},
+                "metadata": {
+                    "invocationId": f"{manifest.task}/{manifest.version}-{manifest.member}",
+                    "finishedOn": manifest.created,
                 },
-                "metadata": {"invocationId": manifest.task, "finishedOn": study.created},
             },
         },
     }

@@ -1,46 +1,31 @@
 """The bill of materials of a bundle, as CycloneDX 1.6 JSON: the model files, and the libraries that made and run them.
 
-Source: CycloneDX 1.6 specification, https://cyclonedx.org/docs/1.6/json/.
+Source: CycloneDX 1.6 JSON reference; package URL specification, type "pypi".
 """
 
 from __future__ import annotations
 
-import hashlib
 import uuid
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
-from edgehone.record import MemberRecord, StudyRecord
-from edgehone_agent.wire.manifest import Manifest
+from edgehone.record import StudyRecord
+from edgehone_agent.wire.manifest import Manifest, Part
 
-_RUNNERS = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+_LIBRARY_OF = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pkg:pypi/edgehone")
 
 
-def sbom(study: StudyRecord, member: MemberRecord, manifest: Manifest) -> dict[str, Any]:
-    """The document; its serial number follows from the digests of the model files, so it is the same every time."""
-    digests = [file.sha256 for file in member.files]
-    serial = uuid.UUID(bytes=hashlib.sha256("".join(digests).encode()).digest()[:16], version=4)
-    versions = dict(study.machine.get("versions") or {})
-    reference = f"{manifest.task}/{manifest.version}-{manifest.member}"
-    files = [
-        {
-            "type": "file",
-            "bom-ref": f"{reference}/{file.format}",
-            "name": f"model.{file.format}",
-            "hashes": [{"alg": "SHA-256", "content": file.sha256}],
-            "properties": [{"name": "edgehone:size_bytes", "value": str(file.size_bytes)}],
-        }
-        for file in member.files
-    ]
+def sbom(study: StudyRecord, manifest: Manifest, models: Sequence[Part]) -> dict[str, Any]:
+    """The document. Its serial number follows from the release and its model files, so it is the same every time."""
+    name = f"{manifest.task}/{manifest.version}-{manifest.member}"
+    serial = uuid.uuid5(_NAMESPACE, "\n".join((name, *(part.sha256 for part in models))))
+    files = [_file(part) for part in models]
+    needed = {_LIBRARY_OF.get(part.runtime, part.runtime) for part in models if part.runtime}
     libraries = [
-        {
-            "type": "library",
-            "bom-ref": f"pkg:pypi/{name}@{version}",
-            "name": name,
-            "version": version,
-            "purl": f"pkg:pypi/{name}@{version}",
-            "scope": "required" if name in _RUNNERS.values() else "excluded",
-        }
-        for name, version in sorted(versions.items())
+        _library(library, str(version), needed=library in needed)
+        for library, version in sorted(dict(study.machine.get("versions") or {}).items())
     ]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -49,14 +34,46 @@ def sbom(study: StudyRecord, member: MemberRecord, manifest: Manifest) -> dict[s
         "serialNumber": f"urn:uuid:{serial}",
         "version": 1,
         "metadata": {
-            "timestamp": study.created,
+            "timestamp": manifest.created,
             "component": {
                 "type": "machine-learning-model",
-                "bom-ref": reference,
+                "bom-ref": name,
                 "name": f"{manifest.task} {manifest.member}",
                 "version": str(manifest.version),
             },
         },
         "components": [*files, *libraries],
-        "dependencies": [{"ref": reference, "dependsOn": [entry["bom-ref"] for entry in (*files, *libraries)]}],
+        "dependencies": [
+            {"ref": name, "dependsOn": [entry["bom-ref"] for entry in files]},
+            *({"ref": entry["bom-ref"], "dependsOn": _runs_on(part, libraries)}
+              for part, entry in zip(models, files, strict=True)),
+        ],
+    }  # fmt: skip
+
+
+def _file(part: Part) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "bom-ref": part.path,
+        "name": part.path,
+        "hashes": [{"alg": "SHA-256", "content": part.sha256}],
+        "properties": [{"name": "edgehone:size_bytes", "value": str(part.size_bytes)}],
     }
+
+
+def _library(name: str, version: str, *, needed: bool) -> dict[str, Any]:
+    url = f"pkg:pypi/{quote(name.lower().replace('_', '-'))}@{quote(version, safe='')}"
+    return {
+        "type": "library",
+        "bom-ref": url,
+        "name": name,
+        "version": version,
+        "purl": url,
+        "scope": "required" if needed else "excluded",  # excluded: took part in the making, is not needed to run
+    }
+
+
+def _runs_on(part: Part, libraries: list[dict[str, Any]]) -> list[str]:
+    """The runtime of a model file, where its version is known."""
+    name = _LIBRARY_OF.get(part.runtime or "", part.runtime)
+    return [entry["bom-ref"] for entry in libraries if entry["name"] == name]

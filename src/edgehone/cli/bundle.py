@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edgehone.cli._progress import TerminalProgress
+from edgehone.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,165 +21,252 @@ if TYPE_CHECKING:
 help = "build the archive that a node receives; inspect, verify or compare such archives"
 examples = (
     "edgehone bundle build digits-family/members/int8 -o digits.bundle",
+    "edgehone bundle build my-family/members/w22-int8 -o 2.bundle --task my_task.py --version 2 --parent 1.bundle",
     "edgehone bundle inspect digits.bundle",
-    "edgehone bundle verify digits.bundle",
-    "edgehone bundle diff old.bundle new.bundle -o new.delta",
+    "edgehone bundle verify digits.bundle --json",
+    "edgehone bundle diff 1.bundle 2.bundle",
+    "edgehone bundle diff 1.bundle 2.bundle -o from-1.delta",
 )
+
+_NO_BOUND = "none"
+_MOST_ROWS = 60_000
+_MOST_BYTES = 1 << 30  # of validation readings held at once
+Outcome = tuple[dict[str, Any], list[str]]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the command."""
-    verbs = parser.add_subparsers(title="what to do", dest="verb", metavar="VERB", required=True)
-    build = verbs.add_parser("build", help="make a bundle from a member of a study")
+    """Add the command's arguments."""
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        lines = (f"  {line}" for line in examples if line.startswith(f"edgehone bundle {name}"))
+        added = verbs.add_parser(
+            name, help=text, description=text, epilog="examples:\n" + "\n".join(lines),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        added.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+        return added
+
+    build = verb("build", "make a bundle from a member of a study")
     build.add_argument("member", type=Path, metavar="STUDY_MEMBER", help="a folder STUDY/members/NAME")
     build.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where the bundle goes")
     build.add_argument("--version", type=int, default=1, metavar="N", help="version of the release (default 1)")
-    build.add_argument("--task", metavar="TASK", help="where validation data comes from: a name or file.py[:name]")
-    build.add_argument("--no-data", action="store_true", help="build without validation data: no card to watch with")
+    data = build.add_mutually_exclusive_group()
+    data.add_argument(
+        "--task", metavar="TASK", help="whose validation data to use: a name or file.py[:name] (default: the study's)"
+    )
+    data.add_argument("--no-data", action="store_true", help="use no data: no card to watch with, a probe of noise")
     build.add_argument("--parent", type=Path, metavar="BUNDLE", help="the bundle that this one follows")
-    build.add_argument("--max-latency", metavar="TIME", help="slowest median a node accepts (default 10x the measured)")
+    build.add_argument(
+        "--max-latency", metavar="TIME", help="slowest median that a node accepts, or none (default 10x the study's)"
+    )
     build.add_argument("--unit", default="", metavar="UNIT", help="unit of an input value, for people")
-    for name, text in (("inspect", "show what a bundle says about itself"), ("verify", "read and check every part")):
-        verb = verbs.add_parser(name, help=text)
-        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the file")
-    diff = verbs.add_parser("diff", help="compare two bundles, and make a delta between them")
+    for name, text in (
+        ("inspect", "show what a bundle says about itself"),
+        ("verify", "read every part, and ask every model file the golden probe"),
+    ):
+        verb(name, text).add_argument("bundle", type=Path, metavar="BUNDLE", help="the file")
+    diff = verb("diff", "compare two bundles, and make a delta between them")
     diff.add_argument("old", type=Path, metavar="OLD", help="the bundle that a node has")
     diff.add_argument("new", type=Path, metavar="NEW", help="the bundle that it shall get")
     diff.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the delta here")
-    for verb in verbs.choices.values():
-        verb.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the verb says; 0 when it is done."""
-    verbs = {"build": _build, "inspect": _inspect, "verify": _verify, "diff": _diff}
-    result, lines = verbs[args.verb](args)
+    """Do what the verb says, print what came of it, and return 0."""
+    result, lines = _VERBS[args.verb](args)
     print(json.dumps(result) if args.json else "\n".join(lines))
     return 0
 
 
-def _build(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _build(args: argparse.Namespace) -> Outcome:
+    from edgehone.bundle.archive import write_output
     from edgehone.bundle.build import Wishes, build
+    from edgehone.bundle.golden import tells_apart
     from edgehone.report.study_file import read
-    from edgehone.units import format_size, parse_latency_us
+    from edgehone.units import format_size
     from edgehone_agent.bundle import open_bundle
+    from edgehone_agent.probe import read_probe
 
-    folder, name = args.member.absolute().parents[1], args.member.name
+    folder, name = _locate(args.member)
     study = read(folder)
-    parent = None
-    if args.parent is not None:
-        with open_bundle(args.parent) as before:
-            parent = before.digest
-    latency_us = parse_latency_us(args.max_latency) if args.max_latency else None
-    wishes = Wishes(args.version, parent, latency_us, args.unit)
-    content = build(study, name, folder, wishes, None if args.no_data else _validation(study, args.task))
-    _write(args.output, content)
+    wishes = Wishes(args.version, _digest(args.parent), _latency_us(args.max_latency), args.unit, _source_date())
+    with TerminalProgress(quiet=args.json) as progress:
+        x = None if args.no_data else _validation(study, args.task, progress)
+        progress.stage("asking the member", None if x is None else len(x))
+        content = build(study, name, folder, wishes, x, lambda done, _: progress.at(done))
+    write_output(args.output, content)
     with open_bundle(args.output) as bundle:
         bundle.verify()
-        roles = [part.role for part in bundle.manifest.parts]
-        digest = bundle.digest
-    told = [f"{args.output}: {name}, version {args.version}, {format_size(len(content))}", f"sha256 {digest}"]
-    if "card" not in roles:
-        told.append("it has no card: a node that runs it cannot watch for drift")
-    return {"path": str(args.output), "sha256": digest, "size_bytes": len(content), "roles": roles}, told
+        digest, parts = bundle.digest, bundle.manifest.parts
+        weak = not tells_apart(read_probe(bundle.read(bundle.manifest.part("probe"))))
+    warnings = []
+    if not any(part.role == "card" for part in parts):
+        reason = "it was built without data" if x is None else f"{len(x)} readings are too few"
+        warnings.append(f"it has no card, because {reason}: a node that runs it cannot watch for drift")
+    if weak:
+        warnings.append("its golden probe gets the same answer to every input, so it would not notice another model")
+    lines = [f"{args.output}: {name}, version {args.version}, {format_size(len(content))}", f"sha256 {digest}"]
+    result = {"path": str(args.output), "sha256": digest, "size_bytes": len(content), "warnings": warnings}
+    return {**result, "parts": [vars(part) for part in parts]}, [*lines, *(f"! {text}" for text in warnings)]
 
 
-def _validation(study: StudyRecord, spec: str | None) -> NDArray[np.float32]:
-    """Validation readings of the study's task.
+def _locate(member: Path) -> tuple[Path, str]:
+    """The study's folder and the member's name, from the member's folder.
+
+    Raises:
+        InputError: it does not lie where a study puts its members.
+    """
+    found = member.resolve()
+    if found.parent.name == "members" and found.parent != found.parent.parent:
+        return found.parents[1], found.name
+    inside = sorted(folder.name for folder in (found / "members").glob("*") if folder.is_dir())
+    do = f"give one of its members, like {member / 'members' / inside[0]}" if inside else "give STUDY/members/NAME"
+    raise InputError("this is not the folder of a member", where=str(member), do=do)
+
+
+def _digest(parent: Path | None) -> str | None:
+    from edgehone_agent.bundle import open_bundle
+
+    if parent is None:
+        return None
+    with open_bundle(parent) as bundle:
+        return bundle.digest
+
+
+def _latency_us(text: str | None) -> float | None:
+    from edgehone.units import parse_latency_us
+
+    if text is None:
+        return None
+    found = float("inf") if text == _NO_BOUND else parse_latency_us(text)
+    if not found:
+        raise InputError("no model answers in no time", where="--max-latency", do="give a time above 0, or none")
+    return found
+
+
+def _source_date() -> str | None:
+    """The moment that SOURCE_DATE_EPOCH names, where it is set. Source: reproducible-builds.org, SOURCE_DATE_EPOCH."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    try:
+        return datetime.fromtimestamp(int(text), UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{text[:40]!r} is no number of seconds", where="SOURCE_DATE_EPOCH", do="set a whole number, or unset it"
+        ) from None
+
+
+def _validation(study: StudyRecord, spec: str | None, progress: TerminalProgress) -> NDArray[np.float32]:
+    """Validation readings of the study's task, (N, *input shape), at most 60,000 and 1 GiB of them.
 
     Raises:
         InputError: the task is not built in and was not named, or has other data than the study.
+        TaskError, DataError: the task or its data cannot be had.
     """
-    from edgehone.cli._progress import TerminalProgress
-    from edgehone.errors import InputError
+    import numpy as np
 
-    with TerminalProgress() as progress:
-        progress.stage("reading validation data")
-        from edgehone.data.load import BUILTIN, load_task
-        from edgehone.data.prepare import prepare
+    from edgehone.data.load import BUILTIN, load_task
+    from edgehone.data.prepare import prepare
 
-        name = spec or str(study.task["name"])
-        if spec is None and name not in BUILTIN.names():
-            raise InputError(
-                f"the validation data of {name!r} is needed for the card and the probe",
-                where="--task",
-                do="give --task path/to/task.py, or --no-data",
-            )
-        prepared = prepare(load_task(name), int(study.settings.get("seed", 0)))
-        if prepared.validation.digest() != dict(study.task["digest"])["validation"]:
-            raise InputError(
-                "this task has other validation data than the study had", where=name, do="give the task of the study"
-            )
-        return prepared.validation.arrays()[0]
+    name = spec or str(study.task.get("name"))
+    if spec is None and name not in BUILTIN.names():
+        raise InputError(
+            f"the validation data of {name!r} is needed, and no built-in task is called so",
+            where="--task",
+            do="give --task path/to/task.py, or --no-data for a bundle that cannot watch for drift",
+        )
+    progress.stage(f"opening the task {name}")
+    seed = study.settings.get("seed")
+    split = prepare(load_task(name), seed if isinstance(seed, int) else 0).validation
+    if split.digest() != dict(study.task.get("digest") or {}).get("validation"):
+        raise InputError(
+            "this task has other validation data than the study had", where=name,
+            do="give the task that the study was made with, or --no-data",
+        )  # fmt: skip
+    most = max(1, min(_MOST_ROWS, _MOST_BYTES // (4 * int(np.prod(split.x_shape)))))
+    split = split if len(split) <= most else split.sample(most, seed=0)
+    progress.stage("reading validation data", len(split))
+    readings, done = np.empty((len(split), *split.x_shape), np.float32), 0
+    for x, _ in split.batches(256):
+        readings[done : done + len(x)] = x.numpy()
+        done += len(x)
+        progress.at(done)
+    return readings
 
 
-def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from edgehone.units import format_size
+def _inspect(args: argparse.Namespace) -> Outcome:
+    from edgehone.units import format_latency, format_size
     from edgehone_agent.bundle import open_bundle
 
     with open_bundle(args.bundle) as bundle:
-        manifest = bundle.manifest
-        lines = [
-            f"{manifest.task} {manifest.member}, version {manifest.version}, {manifest.kind}, made {manifest.created}",
-            f"sha256 {bundle.digest}, {format_size(bundle.size_bytes)}",
-            f"takes {manifest.input.shape} float32, answers {manifest.output.shape}, {len(manifest.labels)} labels",
-            f"recipe {manifest.recipe or 'unknown'}",
-            f"needs {' or '.join(manifest.fit.runtimes)}, {format_size(manifest.fit.memory_bytes)} of memory"
-            + (f", at most {manifest.fit.latency_us:.0f} µs" if manifest.fit.latency_us else ""),
-        ]
-        lines += [f"  {part.role:10} {format_size(part.size_bytes):>9}  {part.path}" for part in manifest.parts]
-        for name, figure in manifest.measured.items():
-            lines.append(f"  {name}: {figure.get('value'):.6g}{_interval(figure)}")
-        return {"sha256": bundle.digest, "size_bytes": bundle.size_bytes, "manifest": manifest.to_json()}, lines
+        said, digest, size_bytes = bundle.manifest, bundle.digest, bundle.size_bytes
+    fit, bound = said.fit, "no bound on latency"
+    if fit.latency_us is not None:
+        bound = f"at most {format_latency(fit.latency_us)}"
+    lines = [
+        f"{said.task} {said.member}, version {said.version}, {said.kind}, made {said.created}",
+        f"sha256 {digest}, {format_size(size_bytes)}",
+        f"follows {said.parent}" if said.parent else "follows no other bundle",
+        f"takes {_shape(said.input.shape)}{_unit(said.input.unit)}, answers {_shape(said.output.shape)}",
+        f"recipe {said.recipe or 'not given'}",
+        f"needs {' or '.join(fit.runtimes)}, {format_size(fit.memory_bytes)} of memory, {bound}",
+        *(f"  {part.role:10} {format_size(part.size_bytes):>9}  {part.path}" for part in said.parts),
+        *(f"  {name}: {_figure(figure)}" for name, figure in said.measured.items()),
+    ]
+    return {"sha256": digest, "size_bytes": size_bytes, "manifest": said.to_json()}, lines
 
 
-def _interval(figure: dict[str, Any]) -> str:
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _unit(unit: str) -> str:
+    return f" in {unit}" if unit else ""
+
+
+def _figure(figure: dict[str, Any]) -> str:
     low, high = figure.get("low"), figure.get("high")
-    return f" ({low:.6g} to {high:.6g})" if low is not None and high is not None else ""
+    interval = f" ({low:.6g} to {high:.6g})" if low is not None and high is not None else ""
+    return f"{figure['value']:.6g}{interval}" + (", estimated" if figure.get("kind") == "estimated" else "")
 
 
-def _verify(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    import tempfile
+def _verify(args: argparse.Namespace) -> Outcome:
+    from edgehone.bundle.check import check
 
-    from edgehone_agent.bundle import open_bundle
-    from edgehone_agent.errors import BundleError
-    from edgehone_agent.model import open_model
-    from edgehone_agent.probe import read_probe
-
-    told: dict[str, Any] = {}
-    with open_bundle(args.bundle) as bundle, tempfile.TemporaryDirectory() as folder:
-        bundle.unpack(Path(folder))
-        probe = read_probe(bundle.read(bundle.manifest.part("probe")))
-        for part in (part for part in bundle.manifest.parts if part.role == "model"):
-            with open_model(Path(folder) / part.path, runtime=part.runtime) as model:
-                result = probe.check(model)
-            if not result.ok:
-                raise BundleError(f"{part.path}: {result.text}", where=str(args.bundle), do="build it again")
-            told[part.path] = result.text
-        lines = [f"{args.bundle}: {len(bundle.manifest.parts)} parts are as promised"]
-        return {"ok": True, "probe": told}, [*lines, *(f"  {path}: {text}" for path, text in told.items())]
+    found = check(args.bundle)
+    lines = [f"{args.bundle}: every part is what the manifest says"]
+    probes = {path: {"largest_difference": result.largest_difference} for path, result in found.items()}
+    return {"ok": True, "probe": probes}, [*lines, *(f"  {path}: {result.text}" for path, result in found.items())]
 
 
-def _diff(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _diff(args: argparse.Namespace) -> Outcome:
+    from edgehone.bundle.archive import write_output
     from edgehone.bundle.compare import compare
     from edgehone.units import format_size
 
-    result, lines = compare(args.old, args.new)
-    if args.output is not None:
-        from edgehone.bundle.delta import make_delta
+    found = compare(args.old, args.new)
+    pairs = [*found["fields"].items(), *found["measured"].items()]
+    lines = [f"{name}: {_short(old)} → {_short(new)}" for name, (old, new) in pairs]
+    lines += [f"{what}: {path}" for path, what in found["parts"].items()]
+    lines = lines or ["the bundles say and hold the same"]
+    if args.output is None:
+        return found, lines
+    from edgehone.bundle.delta import make_delta
 
-        delta = make_delta(args.old, args.new)
-        size = args.new.stat().st_size
-        if delta is None:
-            lines.append("no delta: it would be longer than 60 % of the new bundle; send that whole")
-        else:
-            _write(args.output, delta)
-            lines.append(f"{args.output}: {format_size(len(delta))}, {100 * len(delta) / size:.1f} % of the new bundle")
-        result["delta_bytes"] = None if delta is None else len(delta)
-    return result, lines
+    delta, size_bytes = make_delta(args.old, args.new), args.new.stat().st_size
+    if delta is None:
+        lines.append("no delta: it would be longer than 60 % of the new bundle; send that whole")
+        return {**found, "delta": None}, lines
+    write_output(args.output, delta)
+    lines.append(f"{args.output}: {format_size(len(delta))}, {100 * len(delta) / size_bytes:.1f} % of the new bundle")
+    return {**found, "delta": {"path": str(args.output), "size_bytes": len(delta)}}, lines
 
 
-def _write(path: Path, content: bytes) -> None:
-    from edgehone_agent.durable import write_bytes
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
-    write_bytes(path, content)
+
+_VERBS = {"build": _build, "inspect": _inspect, "verify": _verify, "diff": _diff}

@@ -7,20 +7,18 @@ write_bundle(tmp_path / "bad.bundle", version=2, wrong_probe=True)
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehone.bundle.archive import Content, bundle_bytes
 from edgehone_agent.model import open_model
-from edgehone_agent.wire.manifest import Fit, Manifest, Part, Role, Values
+from edgehone_agent.probe import Probe
+from edgehone_agent.wire.manifest import Fit, Manifest, Role, Values
 
 FEATURES, LABELS = 20, ("rest", "swipe", "tap", "shake")
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,11 @@ def write_bundle(
         y = opened.predict(x)
     content = file.read_bytes() if model is None else model
     file.unlink()
-    probe = io.BytesIO()
-    np.savez(probe, x=x, y=y + np.float32(wrong_probe), tolerance=np.float32(1e-4))
-    parts: list[tuple[str, Role, bytes]] = [
-        ("models/litert/model.tflite", "model", content),
-        ("probe.npz", "probe", probe.getvalue()),
-        *extra,
+    probe = Probe(x, y + np.float32(wrong_probe), 1e-4)
+    contents = [
+        Content("models/litert/model.tflite", "model", content, "litert"),
+        Content("probe.npz", "probe", probe.to_bytes()),
+        *(Content(*part) for part in extra),
     ]
     manifest = Manifest(
         task=task,
@@ -82,18 +79,11 @@ def write_bundle(
         version=version,
         member=member,
         created="2026-01-01T00:00:00Z",
-        parts=tuple(
-            Part(name, role, hashlib.sha256(body).hexdigest(), len(body), "litert" if role == "model" else None)
-            for name, role, body in parts
-        ),
+        parts=(),
         input=Values("reading", (widths[0],)),
         output=Values("scores", (widths[-1],)),
         labels=labels,
         fit=Fit(runtimes=("litert",), latency_us=latency_us),
     )
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, body in [("manifest.json", json.dumps(manifest.to_json()).encode())] + [(n, b) for n, _, b in parts]:
-            info = zipfile.ZipInfo(name, _EPOCH)
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, body)
+    path.write_bytes(bundle_bytes(manifest, contents))
     return Made(path, hashlib.sha256(path.read_bytes()).hexdigest(), version, x[0], y[0])

@@ -15,7 +15,8 @@ from math import prod
 from typing import Any, Literal, get_args
 
 from edgehone_agent.errors import BundleError
-from edgehone_agent.wire._fields import Fields, read_json
+from edgehone_agent.wire._fields import Fields
+from edgehone_agent.wire.strict_json import read_json
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -128,7 +129,7 @@ class Manifest:
         input, output: what a caller hands over and gets.
         labels: names of the classes, in the order of the output; empty for other kinds.
         fit: what a node must have.
-        measured: figures as `Measurement` JSON by name: "latency_us", "accuracy", "drop_pp", ...
+        measured: figures as `Measurement` JSON by name: "latency_us litert", "accuracy test", "drop_pp test", ...
         recipe: name of the recipe.
         dataset: digests of the splits by name.
         parent: digest of the bundle that this one follows, or None.
