@@ -192,11 +192,8 @@ def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: 
         member=member.name,
         created=_in_utc(wishes.created or study.created),
         parts=(),
-        input=Values(
-            "input", seen.probe_x.shape[1:], unit=wishes.unit,
-            low=None if seen.x is None else float(seen.x.min()), high=None if seen.x is None else float(seen.x.max()),
-        ),
-        output=Values("output", answer),
+        input=Values("input", seen.probe_x.shape[1:], unit=wishes.unit, **_range(seen.x)),
+        output=Values("output", answer, **_range(seen.y)),
         labels=_labels(study, answer),
         fit=Fit(
             runtimes=tuple(model.runtime for model in models if model.runtime),
@@ -208,6 +205,10 @@ def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: 
         dataset=dict(study.task.get("digest") or {}),
         parent=wishes.parent,
     )  # fmt: skip
+
+
+def _range(values: Array | None) -> dict[str, Any]:
+    return {} if values is None else {"low": float(values.min()), "high": float(values.max())}
 
 
 def _in_utc(text: str) -> str:
