@@ -68,7 +68,8 @@ def write_output(path: Path, content: bytes) -> None:
     """
     try:
         write_bytes(path, content)
-    except StateError as error:
+    except (StateError, OSError) as error:
+        what = error.what if isinstance(error, StateError) else error.strerror
         raise OutputFolderError(
-            f"the file cannot be written: {error.what}", where=str(path), do="choose a place you may write to"
+            f"the file cannot be written: {what}", where=str(path), do="choose a place you may write to"
         ) from error
