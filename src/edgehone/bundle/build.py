@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehone.bundle import said
 from edgehone.bundle.archive import Content, bundle_bytes, pack
 from edgehone.bundle.card import MIN_ROWS, build_card
 from edgehone.bundle.golden import choose, golden_probe, step_of
@@ -100,7 +101,7 @@ def build(
     paths = {str(model.runtime): folder / file.path for model, file in zip(models, member.files, strict=True)}
     if not models:
         raise InputError("the member has no files", where=name, do=_RERUN)
-    shape = _input_shape(study)
+    shape = said.input_shape(study)
     if x is not None and x.shape[1:] != shape:
         raise InputError(f"the readings are {x.shape[1:]}, the member takes {shape}", where=name)
     first, *others = paths
@@ -141,14 +142,6 @@ def _model(path: Path, sha256: str) -> Content:
     return Content(f"models/{runtime}/model{path.suffix}", "model", content, runtime)
 
 
-def _input_shape(study: StudyRecord) -> tuple[int, ...]:
-    """Shape of one reading in torch order, without the batch."""
-    found = study.task.get("input_shape")
-    if not isinstance(found, list | tuple) or len(found) < 2 or not all(type(n) is int and n > 0 for n in found):
-        raise InputError("it does not say what a reading looks like", where="study.json: task.input_shape", do=_RERUN)
-    return tuple(found[1:])
-
-
 def _ask(path: Path, runtime: str, x: Array | None, shape: tuple[int, ...], progress: Progress | None) -> _Seen:
     """Put the readings, and the probe's, through a file."""
     session = RUNTIMES.get(runtime).load(path)
@@ -177,7 +170,7 @@ def _card(study: StudyRecord, model: Content, seen: _Seen) -> list[Content]:
     if seen.x is None or seen.y is None or len(seen.x) < MIN_ROWS:
         return []
     card = build_card(
-        seen.x, seen.y, seen.embedding, kind=study.task["kind"], model_digest=model.part().sha256,
+        seen.x, seen.y, seen.embedding, kind=said.text(study, "kind"), model_digest=model.part().sha256,
         in_order=seen.x.ndim == 2,  # rows of a table follow each other in time; pictures lie in any order
     )  # fmt: skip
     return [Content("card.bin", "card", card.to_bytes())]
@@ -186,8 +179,8 @@ def _card(study: StudyRecord, model: Content, seen: _Seen) -> list[Content]:
 def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: list[Content], seen: _Seen) -> Manifest:
     answer = seen.probe_y.shape[1:]
     return Manifest(
-        task=str(study.task["name"]).lower(),
-        kind=study.task["kind"],
+        task=said.text(study, "name").lower(),
+        kind=said.text(study, "kind"),
         version=wishes.version,
         member=member.name,
         created=_in_utc(wishes.created or study.created),
@@ -202,7 +195,7 @@ def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: 
         ),
         measured=_measured(study, member),
         recipe=" + ".join(str(step.get("technique", "unknown")) for step in member.recipe),
-        dataset=dict(study.task.get("digest") or {}),
+        dataset=said.digests(study),
         parent=wishes.parent,
     )  # fmt: skip
 
@@ -221,9 +214,9 @@ def _in_utc(text: str) -> str:
 
 def _labels(study: StudyRecord, answer: tuple[int, ...]) -> tuple[str, ...]:
     """One name for each score of a classification; scores that the task has no name for are numbered."""
-    if study.task["kind"] != "classification":
+    if said.text(study, "kind") != "classification":
         return ()
-    named = tuple(study.task.get("labels") or ())[: answer[-1]]
+    named = said.labels(study)[: answer[-1]]
     return (*named, *(str(index) for index in range(len(named), answer[-1])))
 
 
@@ -237,7 +230,7 @@ def _slowest(member: MemberRecord, wishes: Wishes) -> float | None:
 def _measured(study: StudyRecord, member: MemberRecord) -> dict[str, Any]:
     """Figures of the record by name, each with its interval, method and place."""
     found = {f"latency_us {record.runtime}": record.latency for record in member.latency}
-    found |= {f"{study.task['metric']} {split}": value for split, value in member.metric.items()}
+    found |= {f"{said.text(study, 'metric')} {split}": value for split, value in member.metric.items()}
     for split, drop in member.drop.items():
         found[f"drop_pp {split}"] = Measurement(
             drop.value_pp, "pp", drop.method, f"{split} split, against the original", drop.n, drop.low_pp, drop.high_pp

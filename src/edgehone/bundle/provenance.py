@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edgehone.bundle import said
 from edgehone.record import MemberRecord, StudyRecord
 from edgehone_agent.wire.manifest import Manifest, Part
 
@@ -19,7 +20,7 @@ BUILD_TYPE = "urn:edgehone:study:v1"
 
 def provenance(study: StudyRecord, member: MemberRecord, manifest: Manifest, models: Sequence[Part]) -> dict[str, Any]:
     """The statement about the model files: recipe and settings, digests of the data, versions of what made them."""
-    versions = {name: str(version) for name, version in dict(study.machine.get("versions") or {}).items()}
+    versions = said.versions(study)
     data = [
         {"name": f"{manifest.task}/{split}", "digest": {"sha256": digest}}
         for split, digest in sorted(manifest.dataset.items())
@@ -32,7 +33,7 @@ def provenance(study: StudyRecord, member: MemberRecord, manifest: Manifest, mod
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
-                    "task": study.task["name"],
+                    "task": manifest.task,
                     "device": study.device.get("name"),
                     "budget": dict(study.budget),
                     "settings": dict(study.settings),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from edgehone.bundle import said
 from edgehone.record import StudyRecord
 from edgehone_agent.wire.manifest import Manifest, Part
 
@@ -24,8 +25,8 @@ def sbom(study: StudyRecord, manifest: Manifest, models: Sequence[Part]) -> dict
     files = [_file(part) for part in models]
     needed = {_LIBRARY_OF.get(part.runtime, part.runtime) for part in models if part.runtime}
     libraries = [
-        _library(library, str(version), needed=library in needed)
-        for library, version in sorted(dict(study.machine.get("versions") or {}).items())
+        _library(library, version, needed=library in needed)
+        for library, version in sorted(said.versions(study).items())
     ]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",

@@ -167,10 +167,11 @@ def _validation(study: StudyRecord, spec: str | None, progress: TerminalProgress
     """
     import numpy as np
 
+    from edgehone.bundle import said
     from edgehone.data.load import BUILTIN, load_task
     from edgehone.data.prepare import prepare
 
-    name = spec or str(study.task.get("name"))
+    name = spec or said.text(study, "name")
     if spec is None and name not in BUILTIN.names():
         raise InputError(
             f"the validation data of {name!r} is needed, and no built-in task is called so",
@@ -180,7 +181,7 @@ def _validation(study: StudyRecord, spec: str | None, progress: TerminalProgress
     progress.stage(f"opening the task {name}")
     seed = study.settings.get("seed")
     split = prepare(load_task(name), seed if isinstance(seed, int) else 0).validation
-    if split.digest() != dict(study.task.get("digest") or {}).get("validation"):
+    if split.digest() != said.digests(study).get("validation"):
         raise InputError(
             "this task has other validation data than the study had", where=name,
             do="give the task that the study was made with, or --no-data",

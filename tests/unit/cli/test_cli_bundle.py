@@ -178,7 +178,9 @@ def test_a_place_that_cannot_be_written_is_said(say: Say, tmp_path: Path) -> Non
 
 def test_a_record_with_odd_fields_ends_in_a_message(say: Say, place: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path / "odd", shape=(6,), task="toy")
-    for task in ({}, {**study.task, "digest": None}, {**study.task, "kind": "poetry"}, {**study.task, "metric": "\n"}):
+    odd = [{key: value for key, value in study.task.items() if key != name} for name in study.task]
+    odd += [{}, {**study.task, "digest": 5}, {**study.task, "kind": "poetry"}, {**study.task, "labels": 5}]
+    for task in odd:
         write_record(tmp_path / "odd", replace(study, task=task))
         for data in ((), DATA, ("--no-data",)):
             code, _, error = say("build", tmp_path / "odd/members/int8", "-o", tmp_path / "one", *data)
