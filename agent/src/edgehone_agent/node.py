@@ -31,13 +31,14 @@ from edgehone_agent.capture import Capture
 from edgehone_agent.errors import EdgehoneError, HostError, InputError, StateError
 from edgehone_agent.fast import FastModel
 from edgehone_agent.ids import Ids
+from edgehone_agent.loading import Loaded
 from edgehone_agent.lock import Lock, take_lock
 from edgehone_agent.node_report import node_metrics, task_status
 from edgehone_agent.observer import Feed, open_watcher
 from edgehone_agent.scores import is_classifier, probabilities, top_labels
 from edgehone_agent.serve.host import Answer, Metric
 from edgehone_agent.slot_rules import SETTLED_AFTER_S
-from edgehone_agent.slots import Loaded, Slots
+from edgehone_agent.slots import Slots
 from edgehone_agent.wire.manifest import Manifest
 
 Array = NDArray[np.float32]

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgehone_agent import durable
@@ -31,48 +31,15 @@ from edgehone_agent.errors import (
     EdgehoneError,
     HostError,
     InputError,
-    ModelFileError,
     StateError,
     UnfitError,
 )
-from edgehone_agent.fast import FastModel
-from edgehone_agent.measure.latency import measure_latency
-from edgehone_agent.probe import read_probe
-from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.loading import Loaded, load_bundle
 from edgehone_agent.runtimes._files import check_threads
 from edgehone_agent.slot_rules import Decision, Event, Placed, SlotState, decide
-from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import Manifest, Part
 
 BUNDLE, FILES = "bundle.zip", "files"
-_LATENCY_ROUNDS, _WARMUP_S = 5, 0.02
-_LATENCY_TRIES = 3  # one busy moment of the machine must not refuse a good bundle
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A bundle that is in memory and answers as it should.
-
-    Attributes:
-        digest: sha256 of the bundle file.
-        manifest: of the bundle.
-        folder: where its unpacked parts are.
-        models: as many sessions as were asked for; each belongs to one thread at a time.
-        card: the drift reference of the model file that was loaded; None when the bundle has none for it.
-        latency_us: median that was measured here, batch 1; None when it was not measured.
-    """
-
-    digest: str
-    manifest: Manifest
-    folder: Path
-    models: tuple[FastModel, ...]
-    card: Card | None = None
-    latency_us: float | None = None
-
-    def close(self) -> None:
-        """Free every session."""
-        for model in self.models:
-            model.close()
 
 
 class Slots:
@@ -177,7 +144,7 @@ class Slots:
             with _host_errors(self.folder):
                 self._unpack(path, bundle, incoming)
                 self._write(arrived)
-                loaded = self._try(digest, manifest, incoming / FILES, measure=True)
+                loaded = self._load(digest, manifest, incoming / FILES, measure=True)
                 slot = self._place(loaded, incoming)
         except HostError as error:
             self._give_up(loaded, Event("interrupted", digest, manifest.version, why=error.what))
@@ -322,107 +289,19 @@ class Slots:
                 if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
                     raise durable.state_error(cause, slot) from error  # unreadable now, which is not damaged
                 raise _DamagedError(f"the bundle in the slot is damaged: {error}") from error
-            return self._try(placed.digest, manifest, slot / FILES, measure=False)
+            return self._load(placed.digest, manifest, slot / FILES, measure=False)
 
     def _mend(self, slot: Path, bundle: Bundle) -> None:
         self._check_writer()
         _remove(slot / FILES)
         bundle.unpack(slot / FILES)
 
-    def _try(self, digest: str, manifest: Manifest, folder: Path, *, measure: bool) -> Loaded:
-        models: list[FastModel] = []
-        try:
-            runtime, part = choose_runtime(manifest)
-            card = read_card(manifest, folder, part)
-            for _ in range(self._sessions):
-                session = RUNTIMES.get(runtime).load(folder / part.path, threads=self._threads)
-                tap = card is not None and card.embedding_size > 0 and session.embedding is not None
-                models.append(FastModel(session, tap=tap))
-            check_probe(models[0], manifest, folder)
-            latency_us = _latency_us(models[0], manifest) if measure else None
-        except BaseException:
-            for model in models:
-                model.close()
-            raise
-        return Loaded(digest, manifest, folder, tuple(models), card, latency_us)
+    def _load(self, digest: str, manifest: Manifest, folder: Path, *, measure: bool) -> Loaded:
+        return load_bundle(digest, manifest, folder, threads=self._threads, sessions=self._sessions, measure=measure)
 
 
 class _DamagedError(Exception):
     """The files of a slot are not what was put there."""
-
-
-def choose_runtime(manifest: Manifest) -> tuple[str, Part]:
-    """The best runtime of a bundle that is installed here, and its model file.
-
-    Raises:
-        MissingExtraError: none of them is installed.
-        BundleError: the bundle has no model file.
-    """
-    names = [part.runtime for part in manifest.parts if part.role == "model" and part.runtime in RUNTIMES.names()]
-    ranked = sorted(
-        (name for name in names if name is not None),
-        key=lambda name: manifest.fit.runtimes.index(name) if name in manifest.fit.runtimes else len(names),
-    )
-    missing: HostError | None = None
-    for name in ranked:
-        try:
-            RUNTIMES.get(name).version()
-        except HostError as error:
-            missing = missing or error
-            continue
-        return name, manifest.part("model", name)
-    if missing is not None:
-        raise missing
-    raise BundleError("the bundle has no model for a runtime of this agent", where=manifest.task, do="build it again")
-
-
-def read_card(manifest: Manifest, folder: Path, model: Part) -> Card | None:
-    """The bundle's drift reference, when it has one and it was built from this very model file.
-
-    Raises:
-        BundleError: it is damaged.
-    """
-    if not any(part.role == "card" for part in manifest.parts):
-        return None
-    card = Card.from_bytes((folder / manifest.part("card").path).read_bytes())
-    return card if card.model_digest == model.sha256 else None
-
-
-def check_probe(model: FastModel, manifest: Manifest, folder: Path) -> None:
-    """Return when the model answers the bundle's golden inputs as it did where it was built.
-
-    Raises:
-        BundleError: it does not.
-    """
-    part = manifest.part("probe")
-    result = read_probe((folder / part.path).read_bytes()).check(model)
-    if not result.ok:
-        raise BundleError(
-            f"the model answers its probe wrongly here: {result.text}",
-            where=f"{manifest.task} version {manifest.version}",
-            do="check the runtime's version; build the bundle again",
-        )
-
-
-def _latency_us(model: FastModel, manifest: Manifest) -> float:
-    bound_us, best_us = manifest.fit.latency_us, float("inf")
-    for _ in range(_LATENCY_TRIES):
-        found = measure_latency({"model": model.session}, rounds=_LATENCY_ROUNDS, warmup_s=_WARMUP_S)["model"]
-        best_us = min(best_us, found.median_us)
-        if bound_us is None or best_us <= bound_us:
-            return best_us
-    raise UnfitError(
-        f"one answer takes {best_us:.0f} µs here, and the bound is {bound_us:.0f} µs",
-        where=f"{manifest.task} version {manifest.version}",
-        do="choose a smaller member for this node, or raise the bound",
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    words = str(error.__cause__ or error).lower()
-    return isinstance(error, ModelFileError) and any(word in words for word in ("bad_alloc", "allocate memory"))
 
 
 def _intact(file: Path, bundle: Bundle, part: Part) -> bool:
@@ -437,12 +316,8 @@ def _host_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise durable.state_error(error, folder) from error
-    except (MemoryError, ModelFileError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise StateError(
-            "there is not enough memory to load the model", where=str(folder), do="free memory; it is tried again"
-        ) from error
+    except MemoryError as error:
+        raise StateError("there is not enough memory", where=str(folder), do="free some; it is tried again") from error
 
 
 def _remove(folder: Path) -> None:
