@@ -272,7 +272,7 @@ def _part(data: Any, index: int) -> Part:
 def _values(data: Any, where: str) -> Values:
     fields = Fields(data, f"{NAME}: {where}")
     shape = tuple(fields.items("shape", most=8))
-    if not all(type(length) is int and length > 0 for length in shape) or prod(shape) > _MAX_VALUES:
+    if not shape or not all(type(n) is int and n > 0 for n in shape) or prod(shape) > _MAX_VALUES:
         raise fields.refuse("shape", f"is no shape of at most {_MAX_VALUES} values")
     low, high = fields.optional_number("low"), fields.optional_number("high")
     if low is not None and high is not None and low > high:
