@@ -17,7 +17,7 @@ from edgehone_agent.fast import FastModel
 from edgehone_agent.fit import describe_node
 from edgehone_agent.measure.latency import measure_latency
 from edgehone_agent.probe import read_probe
-from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.runtimes import RUNTIMES, Runtime
 from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import Manifest, Part
 
@@ -73,7 +73,7 @@ def load_bundle(digest: str, manifest: Manifest, folder: Path, *, threads: int, 
     try:
         card = _read_card(manifest, folder, part)
         for _ in range(sessions):
-            session = RUNTIMES.get(runtime).load(folder / part.path, threads=threads)
+            session = runtime.load(folder / part.path, threads=threads)
             tap = card is not None and card.embedding_size > 0 and session.embedding is not None
             models.append(FastModel(session, tap=tap))
         _check_probe(models[0], manifest, folder)
@@ -92,26 +92,28 @@ def load_bundle(digest: str, manifest: Manifest, folder: Path, *, threads: int, 
         raise
 
 
-def choose_runtime(manifest: Manifest) -> tuple[str, Part]:
+def choose_runtime(manifest: Manifest) -> tuple[Runtime, Part]:
     """The best runtime of a bundle that is installed here, and its model file.
 
     Raises:
         MissingExtraError: none of them is installed.
         BundleError: the bundle has no model file.
     """
-    names = [part.runtime for part in manifest.parts if part.role == "model" and part.runtime in RUNTIMES.names()]
+    known = RUNTIMES.names()  # asked once: it reads the metadata of every installed package
+    names = [part.runtime for part in manifest.parts if part.role == "model" and part.runtime in known]
     ranked = sorted(
         (name for name in names if name is not None),
         key=lambda name: manifest.fit.runtimes.index(name) if name in manifest.fit.runtimes else len(names),
     )
     missing: HostError | None = None
     for name in ranked:
+        runtime = RUNTIMES.get(name)
         try:
-            RUNTIMES.get(name).version()
+            runtime.version()
         except HostError as error:
             missing = missing or error
             continue
-        return name, manifest.part("model", name)
+        return runtime, manifest.part("model", name)
     if missing is not None:
         raise missing
     raise BundleError("the bundle has no model for a runtime of this agent", where=manifest.task, do="build it again")
