@@ -116,7 +116,7 @@ class _Fetcher(FetcherInterface):
 
 def name_keys(role: Role) -> str:
     """A short name for the keys that sign a role, and how many of them must."""
-    return hashlib.sha256(f"{role.threshold} {' '.join(sorted(role.keyids))}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{role.threshold} {' '.join(sorted(map(str, role.keyids)))}".encode()).hexdigest()[:16]
 
 
 def read_root(content: bytes) -> Root:
@@ -195,7 +195,8 @@ def _refresh_once(folder: Path, root: bytes, source: Source, task: str, at_s: fl
         delegations = trusted.targets.delegations
         delegated = (delegations.roles or {}) if delegations else {}
         if role not in delegated:
-            known = ", ".join(name.removeprefix("task-") for name in delegated if name.startswith("task-"))
+            tasks = (str(name) for name in delegated)  # python-tuf lets a signed name be a number
+            known = ", ".join(name.removeprefix("task-") for name in tasks if name.startswith("task-"))
             raise InputError(f"the registry has no task {task!r}", do=f"choose one of: {known or 'none so far'}")
         delegation = delegated[role]
         if not delegation.terminating or delegation.paths != [f"{task}/*"]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgehone_agent import __version__
-from edgehone_agent.errors import TrustError, UnfitError
+from edgehone_agent.errors import BundleError, TrustError, UnfitError
 from edgehone_agent.wire.manifest import Fit
 
 if TYPE_CHECKING:
@@ -122,29 +122,14 @@ def read_fit(data: Any, where: str) -> Fit:
     Raises:
         TrustError: a field is of another type or out of range.
     """
-    if not isinstance(data, Mapping):
-        raise _unreadable(where, "fit")
-    machines, runtimes = (_names(data.get(name, ()), where, name) for name in ("machines", "runtimes"))
-    memory, latency, agent = data.get("memory_bytes", 0), data.get("latency_us"), data.get("agent", Fit.agent)
-    if type(memory) is not int or memory < 0:
-        raise _unreadable(where, "memory_bytes")
-    if latency is not None and (type(latency) not in (int, float) or not 0 < latency < 1e12):
-        raise _unreadable(where, "latency_us")
-    if not isinstance(agent, str) or _version(agent) is None:
-        raise _unreadable(where, "agent")
-    return Fit(machines, runtimes, memory, None if latency is None else float(latency), agent)
-
-
-def _names(value: Any, where: str, field: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise _unreadable(where, field)
-    return tuple(value)
-
-
-def _unreadable(where: str, field: str) -> TrustError:
-    return TrustError(
-        f"the release says nothing readable about {field!r}", where=where, do="publish it again with a current edgehone"
-    )
+    try:
+        return Fit.from_json(data)
+    except BundleError as error:
+        raise TrustError(
+            f"the release says nothing readable about what it needs: {error.what}",
+            where=where,
+            do="publish it again with a current edgehone",
+        ) from error
 
 
 def _version(text: str) -> tuple[int, ...] | None:
