@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
+from edgehone_agent.transport import FolderSource
+from edgehone_agent.verify import BUILT_S, Checked, Verifier
+
+SITE_NOW_S = BUILT_S + 400 * 86400.0  # some day in the life of this package
 PERIODS_DAYS = {"root": 365, "targets": 365, "task": 90, "snapshot": 7, "timestamp": 1}
 _DAY_S = 86400.0
 
@@ -185,3 +190,55 @@ class Repository:
         """When metadata of a role that is signed now expires."""
         end = datetime.datetime.fromtimestamp(self.now_s + self.periods_days[role] * _DAY_S, datetime.UTC)
         return end.replace(microsecond=0)
+
+
+class Clocks:
+    """A wall clock and an uptime that a test moves."""
+
+    def __init__(self, now_s: float = SITE_NOW_S) -> None:
+        self.now_s, self.up_s = now_s, 0.0
+
+    def run(self, seconds: float) -> None:
+        """Let both go on."""
+        self.now_s += seconds
+        self.up_s += seconds
+
+
+class Site:
+    """A registry with one release, a node's folder and its clocks."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder, self.state, self.clocks = folder, folder / "state", Clocks()
+        self.repository = Repository(folder / "registry", now_s=SITE_NOW_S, **settings)
+        self.repository.release("gauge", 1, b"first")
+        self.repository.commit()
+
+    def verifier(self, root: bytes | None = None) -> Verifier:
+        """A node that has just started."""
+        self.clocks.up_s = 0.0
+        return Verifier(
+            self.state,
+            FolderSource(self.repository.folder),
+            self.repository.root if root is None else root,
+            clock=lambda: self.clocks.now_s,
+            uptime=lambda: self.clocks.up_s,
+        )
+
+    def check(self) -> Checked:
+        """A check after a start."""
+        return self.verifier().check("gauge")
+
+    def keep(self, name: str) -> Path:
+        """A copy of the registry as it is now."""
+        return Path(shutil.copytree(self.repository.folder, self.folder / name))
+
+    def show(self, copy: Path, *names: str) -> None:
+        """Show files of an old copy (all metadata by default) to the node."""
+        for file in (copy / "metadata").iterdir():
+            if not names or file.name in names:
+                shutil.copy(file, self.repository.folder / "metadata" / file.name)
+
+    def advance(self, days: float) -> None:
+        """Let time pass everywhere."""
+        self.clocks.run(days * _DAY_S)
+        self.repository.now_s += days * _DAY_S
