@@ -355,6 +355,54 @@ def test_a_full_disk_stops_updates_and_not_service(field: Field) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
+def status_over_tcp(port: int) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/status")
+        found: dict[str, Any] = json.loads(connection.getresponse().read())
+        return found
+    finally:
+        connection.close()
+
+
+def test_on_a_read_only_disk_it_serves(field: Field) -> None:
+    """There is no place for a socket file then: it is asked over TCP."""
+    disk = field.folder / "d"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    try:
+        field.state = disk / "n"
+        made = field.publish(1)
+        field.start()
+        field.wait_for(1)
+        field.stop()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        field.publish(2)
+        field.start("--listen", f"127.0.0.1:{port}")
+        until = time.monotonic() + 20
+        status: dict[str, Any] = {}
+        while "error" not in str(status.get("registry")):  # until it has tried to update
+            with suppress(OSError):
+                status = status_over_tcp(port)
+            assert time.monotonic() < until and field.process is not None and field.process.poll() is None
+            time.sleep(0.1)
+        assert status["tasks"][TASK]["version"] == made.version and status["tasks"][TASK]["ready"]
+        assert "Read-only file system" in status["fault"] and not status["writes"]
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        while status["tasks"][TASK]["version"] != 2:
+            status = status_over_tcp(port)
+            assert time.monotonic() < until + 20
+            time.sleep(0.1)
+        assert status["writes"] and status["fault"] is None
+        assert field.stop() == 0 and "Traceback" not in field.log.read_text()
+    finally:
+        field.close()
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
 def test_no_memory_for_a_new_model_leaves_the_old_one_serving(field: Field) -> None:
     field.publish(1)
     field.start()

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from edgehone_agent import durable
 from edgehone_agent.capture import Capture
-from edgehone_agent.errors import EdgehoneError, StateError
+from edgehone_agent.errors import EdgehoneError, InputError, StateError
 from edgehone_agent.scores import uncertainty
 from edgehone_agent.watch import Watcher
-from edgehone_agent.wire.card import Card
+from edgehone_agent.watch.channels import Channels, bins_of
+from edgehone_agent.wire.card import BINS, Card, Origin
 from edgehone_agent.wire.manifest import Manifest
 
 Array = NDArray[np.float32]
@@ -38,6 +39,28 @@ class _Seen(NamedTuple):
     x: Array  # (N, *input shape)
     y: Array  # (N, *output shape)
     embedding: Array | None
+
+
+class _Distance:
+    """How far from validation data a row lies by the card's own distance: its quantile there, 0 to 1."""
+
+    def __init__(self, card: Card, channel: int) -> None:
+        self._channels, self._channel = Channels(card), channel
+        self._edges = card.edges[channel : channel + 1]
+
+    @classmethod
+    def of(cls, card: Card) -> _Distance | None:
+        """None for a card without a distance."""
+        found = [index for index, channel in enumerate(card.channels) if channel.origin is Origin.DISTANCE]
+        return cls(card, found[0]) if found else None
+
+    def __call__(self, x: Array, y: Array, embedding: Array | None) -> Array:
+        try:
+            values = self._channels.values(x, y, embedding)[:, self._channel : self._channel + 1]
+        except InputError:  # the watch has said so already
+            return np.ones(len(x), np.float32)
+        far: Array = bins_of(values, self._edges)[:, 0].astype(np.float32) / np.float32(BINS - 1)
+        return far
 
 
 class Feed:
@@ -73,6 +96,8 @@ class Feed:
         self._rows = self._bytes = 0
         self._lock = threading.Lock()  # of the counts above
         self._looking = threading.Lock()  # of the watcher, which takes one thread at a time
+        self._draining = threading.Lock()  # the node's thread, and whoever swaps or closes
+        self._distance = None if card is None else _Distance.of(card)
         self.level = 0
         self._is_saved, self._saved_at_s = True, 0.0
 
@@ -89,6 +114,10 @@ class Feed:
 
     def drain(self) -> int:
         """Look at what waits; how many rows that was."""
+        with self._draining:
+            return self._drain()
+
+    def _drain(self) -> int:
         done = 0
         while self._queue:
             chunk: list[_Seen] = []
@@ -146,13 +175,16 @@ class Feed:
         except EdgehoneError as error:
             self.fault = str(error)
         if self._capture is not None:
-            self._offer(chunk, x, y)
+            self._offer(chunk, x, y, embedding)
 
-    def _offer(self, chunk: list[_Seen], x: Array, y: Array) -> None:
+    def _offer(self, chunk: list[_Seen], x: Array, y: Array, embedding: Array | None) -> None:
+        """Offer every row, with uncertainty times distance to the card as what it would teach."""
         if self._capture is None:
             return
         ids = [name for seen in chunk for name in row_ids(seen.id or self._new_id(), len(seen.x))]
         doubt = uncertainty(y, self._manifest, self.are_probabilities)
+        if self._distance is not None:
+            doubt = doubt * self._distance(x, y, embedding)
         strata = y.reshape(len(y), -1).argmax(1) if self._manifest.labels else np.zeros(len(y), int)
         for row, name in enumerate(ids):
             self._capture.offer(
@@ -161,7 +193,7 @@ class Feed:
                 self._digest,
                 x[row],
                 y[row],
-                float(doubt[row]) * (1 + self.level),
+                float(doubt[row]),
                 str(strata[row]),
             )
 

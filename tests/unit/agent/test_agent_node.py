@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgehone.bundle.card import build_card
 from edgehone.testing.bundles import LABELS, Made, write_bundle
 from edgehone_agent import Node
+from edgehone_agent.bundle import open_bundle
 from edgehone_agent.capture import Capture
-from edgehone_agent.errors import BundleError, InputError, StateError
+from edgehone_agent.errors import BundleError, InputError, MissingExtraError, StateError
 from edgehone_agent.ids import Ids
 from edgehone_agent.lock import lock_owner, take_lock
+from edgehone_agent.model import open_model
 from edgehone_agent.node import task_names
+from edgehone_agent.observer import MAX_ROWS
+from edgehone_agent.runtimes.litert import LiteRT
 
 TASK = "gestures"
 
@@ -191,8 +196,8 @@ def test_it_settles_after_a_minute_and_a_stop_is_no_death(tmp_path: Path, bundle
         assert node.status()["tasks"][TASK]["trial"] is None
 
 
-def test_answers_are_captured_with_their_ids_and_feedback_is_taken(tmp_path: Path, bundles: tuple[Made, ...]) -> None:
-    one = bundles[0]
+def test_answers_are_captured_with_their_ids_and_feedback_is_taken(tmp_path: Path, watched: Made) -> None:
+    one = watched
     with (
         Capture(tmp_path / "capture", key=b"k" * 32, max_bytes=10_000_000, max_age_s=1e6) as capture,
         Node(tmp_path / "state", tasks=[TASK], capture=capture) as node,
@@ -208,6 +213,96 @@ def test_answers_are_captured_with_their_ids_and_feedback_is_taken(tmp_path: Pat
         exported = capture.export(tmp_path / "out")
         assert node.status()["capture"]["feedback"] == 1
         assert capture.stats()["samples"] + exported.get("samples", 0) >= 3
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A bundle with a card of its own answers to standard normal readings."""
+    folder = tmp_path_factory.mktemp("watched")
+    with open_bundle(write_bundle(folder / "bare.bundle", version=1).path) as bundle:
+        part = bundle.manifest.part("model")
+        (folder / "m.tflite").write_bytes(bundle.read(part))
+    x = np.random.default_rng(5).standard_normal((4000, 20), np.float32)
+    with open_model(folder / "m.tflite") as model:
+        card = build_card(x, model.predict(x), None, kind="classification", model_digest=part.sha256)
+    return write_bundle(folder / "watched.bundle", version=1, extra=(("card.bin", "card", card.to_bytes()),))
+
+
+def ask_for(node: Node, rows: int, shift: float) -> None:
+    """Ask about fresh readings, in batches, and let the watch see them all."""
+    rng = np.random.default_rng(rows)
+    for _ in range(rows // 100):
+        node.predict(rng.standard_normal((100, 20), np.float32) + np.float32(shift))
+        node._live[TASK].feed.drain()  # type: ignore[union-attr]
+
+
+def test_the_watch_sees_a_shift_and_a_restart_forgets_nothing(tmp_path: Path, watched: Made) -> None:
+    with Node(tmp_path, tasks=[TASK]) as node:
+        node.install(TASK, watched.path)
+        ask_for(node, 1000, 0.0)
+        assert node.status()["tasks"][TASK]["watch"] == {"level": 0, "dropped_rows": 0, "fault": None}
+        ask_for(node, 1500, 1.0)
+        assert node.status()["tasks"][TASK]["watch"]["level"] >= 2
+        before = node.evidence()[TASK]
+        assert before["rows"] == 2500
+    with Node(tmp_path) as node:
+        again = node.evidence()[TASK]
+        assert (again["rows"], again["level"], again["card"]) == (2500, before["level"], before["card"])
+    (tmp_path / "watch" / f"{TASK}.bin").write_bytes(b"damaged")
+    with Node(tmp_path) as node:
+        assert node.evidence()[TASK]["rows"] == 0
+    with Node(tmp_path, watch=False) as node:
+        assert node.evidence() == {} and node.status()["tasks"][TASK]["watch"] is None
+
+
+def test_a_card_of_another_model_is_not_used(tmp_path: Path, watched: Made) -> None:
+    with open_bundle(watched.path) as bundle:
+        card = bundle.read(bundle.manifest.part("card"))
+    other = write_bundle(tmp_path / "o.bundle", version=1, seed=77, extra=(("card.bin", "card", card),))
+    with Node(tmp_path / "state", tasks=[TASK]) as node:
+        node.install(TASK, other.path)
+        assert node.evidence() == {}
+    broken = write_bundle(tmp_path / "b.bundle", version=2, extra=(("card.bin", "card", card[:-1]),))
+    with Node(tmp_path / "state") as node:
+        with pytest.raises(BundleError, match="card is damaged"):
+            node.install(TASK, broken.path)
+        assert node.ready()
+
+
+def test_more_than_the_watch_can_take_is_counted_and_fails_nothing(tmp_path: Path, watched: Made) -> None:
+    with Node(tmp_path, tasks=[TASK]) as node:
+        node.install(TASK, watched.path)
+        x = np.zeros((MAX_ROWS - 1, 20), np.float32)
+        for _ in range(40):
+            assert node.predict(x).shape == (MAX_ROWS - 1, 4)
+        feed = node._live[TASK].feed
+        assert feed is not None
+        feed.drain()
+        assert feed.dropped_rows > 0 and feed.dropped_rows % len(x) == 0
+        assert node.evidence()[TASK]["rows"] == 40 * len(x) - feed.dropped_rows
+
+
+def test_what_the_machine_lacks_for_a_while_blames_no_bundle(
+    tmp_path: Path, bundles: tuple[Made, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node(tmp_path, tasks=[TASK]) as node:
+        for made in bundles[:2]:
+            node.install(TASK, made.path)
+
+    def gone(self: LiteRT) -> str:
+        raise MissingExtraError("LiteRT is needed and cannot be imported", do="install it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiteRT, "version", gone)
+        node = Node(tmp_path)
+        assert not node.ready() and "LiteRT" in node.status()["tasks"][TASK]["fault"] and not node.reload(TASK)
+        with pytest.raises(StateError, match="LiteRT"):
+            node.predict(bundles[1].x)
+    with node:
+        assert node.reload(TASK) and node.reload(TASK)
+        np.testing.assert_array_equal(node.predict(bundles[1].x), bundles[1].y)
+    with Node(tmp_path) as node:
+        assert node.status()["tasks"][TASK]["previous"]["version"] == 1
 
 
 def test_metrics_count_per_task(node: Node, bundles: tuple[Made, ...]) -> None:
