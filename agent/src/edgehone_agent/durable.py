@@ -7,6 +7,7 @@ is no state in between, whatever moment the power goes.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from edgehone_agent.errors import StateError
@@ -28,7 +29,8 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk there is nothing to remove, and removing fails too
+            temporary.unlink(missing_ok=True)
         raise state_error(error, path) from error
 
 
