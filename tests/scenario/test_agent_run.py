@@ -305,8 +305,9 @@ def test_a_signal_lets_running_requests_end(number: int, field: Field) -> None:
     assert outcomes.count("right") > 20 and "wrong" not in outcomes
     assert len(outcomes) - outcomes.count("right") <= 3, outcomes[-5:]
     lines = [json.loads(line) for line in field.log.read_text().splitlines()]
-    assert any(line["message"].startswith("stopping") for line in lines) and not any(
-        "traceback" in line for line in lines
+    ours = [line for line in lines if line["logger"].startswith("edgehone_agent")]
+    assert any(line["message"].startswith("stopping") for line in ours) and not any(
+        "traceback" in line for line in ours
     )
     assert not (field.state / "agent.sock").exists()
 

@@ -34,11 +34,12 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(form: Literal["text", "json"], level: str) -> None:
-    """Send what the agent's loggers say from `level` on to standard error."""
+    """Send what the agent's loggers say from `level` on, and what asyncio complains about, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonLines() if form == "json" else text)
-    logger = logging.getLogger("edgehone_agent")
-    logger.handlers = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    for name, least in (("edgehone_agent", level.upper()), ("asyncio", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(least)
+        logger.propagate = False

@@ -29,10 +29,12 @@ TASK = "gestures"
 @pytest.fixture(autouse=True)
 def _own_logs() -> Iterator[None]:
     """`run` sets up the process's log and thread switching; other tests want theirs."""
-    logger, interval = logging.getLogger("edgehone_agent"), sys.getswitchinterval()
-    before = (logger.handlers, logger.level, logger.propagate)
+    interval = sys.getswitchinterval()
+    loggers = [logging.getLogger(name) for name in ("edgehone_agent", "asyncio")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
     yield
-    logger.handlers, logger.level, logger.propagate = before
+    for logger, kept in zip(loggers, before, strict=True):
+        logger.handlers, logger.level, logger.propagate = kept
     sys.setswitchinterval(interval)
 
 
