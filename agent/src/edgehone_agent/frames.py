@@ -24,11 +24,7 @@ WINDOW_LOG = 20  # 1 MiB: what a frame may ask a reader to hold
 _CHUNK = 1 << 16
 _SHORTEST_HINT = 8  # bytes that zstd wants at least
 _AGAIN = "download it again"
-_NOISE = {
-    "strategy": 1,
-    "hash_log": 6,
-    "min_match": 7,
-}  # only long repetitions
+_NOISE = {"strategy": 1, "hash_log": 6, "min_match": 7}  # repetitions are not looked for but where they are long
 
 
 def write_frame(content: bytes, *, hint: bytes = b"", level: int = 1, noise: bool = False) -> bytes:
@@ -120,9 +116,7 @@ class Frame:
             try:
                 found: bytes = self._reader.decompress(content, most)
             except zstd.ZstdError as error:
-                raise BundleError(
-                    f"is damaged: {error}", where=str(self._source.path), do="download it again"
-                ) from error
+                raise BundleError(f"is damaged: {error}", where=str(self._source.path), do=_AGAIN) from error
             if found:
                 return found
         return b""

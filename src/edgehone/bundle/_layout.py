@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgehone.bundle._tensors import align_tensors, find_tensors
 
+_MEMBER = "member "
 _LOCAL_BYTES = 30  # of a member's header, without its name
 _RUN_BYTES = 64  # the shortest run of equal bytes that is worth an operation of its own
 
@@ -57,7 +58,7 @@ def _sections(content: bytes) -> dict[str, Span]:
             start = info.header_offset + _LOCAL_BYTES + len(info.filename)
             found[f"header {info.filename}"] = at, start
             at = start + info.file_size
-            found[f"member {info.filename}"] = start, at
+            found[f"{_MEMBER}{info.filename}"] = start, at
     found["directory"] = at, len(content)
     return found
 
@@ -67,7 +68,9 @@ def _section(name: str, old: bytes, new: bytes, theirs: Span | None, ours: Span)
         yield Stretch(*ours, None)
         return
     before, after = memoryview(old)[slice(*theirs)], memoryview(new)[slice(*ours)]
-    tensors = ([], []) if _equal(before, after) else (find_tensors(name, before), find_tensors(name, after))
+    same = np.array_equal(np.frombuffer(before, np.uint8), np.frombuffer(after, np.uint8))
+    read = name.startswith(_MEMBER) and not same
+    tensors = (find_tensors(name, before), find_tensors(name, after)) if read else ((), ())
     at, reached = ours[0], theirs[0]
     for one, two in align_tensors(*tensors, before, after):
         start, counterpart = ours[0] + two.offset, theirs[0] + one.offset
@@ -95,10 +98,6 @@ def _plain(old: bytes, new: bytes, theirs: Span, ours: Span) -> Iterator[Stretch
         if start < end:
             yield Stretch(ours[0] + start, ours[0] + end, theirs[0] + counterpart)
         at = end
-
-
-def _equal(one: memoryview, two: memoryview) -> bool:
-    return np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(two, np.uint8))
 
 
 def _count(same: NDArray[np.bool_]) -> int:
