@@ -53,12 +53,15 @@ class Version:
 
 
 def export(version: Version, workspace: Workspace) -> tuple[FileRecord, ...]:
-    """Write every format of a version into the study's folder and say what was written."""
+    """Write every format of a version into the study's folder and say what was written.
+
+    The files carry their embedding, so that the file that was judged is the file whose embedding a node watches.
+    """
     source: Graph | QuantizedGraph = version.quantized or deploy(version.graph)
     records = []
     for name in FORMATS:
         path = version.file(name)
-        size = measure_size(workspace.put(path, EXPORTERS.get(name).export(source)))
+        size = measure_size(workspace.put(path, EXPORTERS.get(name).export(source, embedding=True)))
         records.append(FileRecord(path, name, size.raw_bytes, size.compressed_bytes, size.sha256))
     return tuple(records)
 
