@@ -28,6 +28,24 @@ with open(path + ".partial", "wb") as file:
     file.write(b"new" * 1000)
 os.replace(path + ".partial", path)
 """
+LINKS = """
+import os, sys
+base = sys.argv[1]
+def sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+os.symlink("deep/file", base + "/soft")
+with open(base + "/soft", "ab") as file:       # writes into deep/file
+    file.write(b"+soft")
+os.link(base + "/deep/file", base + "/hard")
+sync(base)                                     # both names, and no content
+sync(base + "/hard")                           # the content, under every name
+os.remove(base + "/soft")
+os.symlink("deep", base + "/soft")             # another target
+with open(base + "/soft/made", "wb") as file:  # a file in the folder that it leads to
+    file.write(b"x")
+"""
 OLD, NEW = b"old", b"new" * 1000
 
 
@@ -70,6 +88,37 @@ def test_after_it_returns_the_new_content_is_certain(tmp_path: Path) -> None:
         disk.apply(operation)
     disk.leave(tmp_path / "after", "nothing")
     assert (tmp_path / "after" / "deep" / "file").read_bytes() == NEW
+
+
+def test_links_are_names_and_their_files_are_synced_under_every_name(tmp_path: Path) -> None:
+    folder = folder_with_old(tmp_path)
+    disk, operations = record([sys.executable, "-c", LINKS, str(folder)], folder)
+    found = []
+    for number, (_, survival) in enumerate(disk.cuts(operations)):
+        left = tmp_path / f"cut-{number}"
+        disk.leave(left, survival)
+        soft, hard = (left / name for name in ("soft", "hard"))
+        told = (
+            str(soft.readlink()) if soft.is_symlink() else None,
+            (left / "deep" / "file").read_bytes(),
+            hard.read_bytes() if hard.exists() else None,
+            (left / "deep" / "made").exists(),
+        )
+        found.append((survival, *told))
+    both = OLD + b"+soft"
+    assert found == [
+        ("nothing", None, OLD, None, False),
+        ("names", "deep/file", OLD, None, False),
+        ("everything", "deep/file", both, None, False),
+        ("names", "deep/file", OLD, OLD, False),
+        ("everything", "deep/file", both, both, False),
+        ("names", None, both, both, False),
+        ("names", "deep", both, both, False),
+        ("names", "deep", both, both, True),
+        ("everything", "deep", both, both, True),
+    ]
+    disk.leave(tmp_path / "after", "nothing")
+    assert str((tmp_path / "after" / "soft").readlink()) == "deep/file"  # its folder was not synced again
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])

@@ -5,7 +5,9 @@ disk, where only what was synced is certain:
 
 - the content of a file is certain as of its last fsync; before the first one it may be empty;
 - a name in a folder (made, moved or removed) is certain as of the folder's last fsync. What is inside a folder that
-  has lost its own name is lost with it.
+  has lost its own name is lost with it;
+- a symbolic link is a name whose content is its target: nothing else of it can be synced. A hard link is a second name
+  of the same file, and one fsync makes the content certain under both.
 
 For each moment there are three states to survive: `nothing` (no more than what is certain), `names` (all names made it
 and content only where it was synced: the classic empty file after a rename) and `everything` (what kill -9 leaves).
@@ -15,11 +17,13 @@ Created Equal".
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,7 +39,12 @@ _TRACED = (
 )
 _CALL = re.compile(r"^(\d+)\s+(\w+)\((.*)\)\s+=\s+(-?\d+)(.*)$", re.DOTALL)
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
-_REFUSED = {"sendfile", "copy_file_range", "writev", "pwritev", "link", "linkat", "symlink", "symlinkat"}
+_REFUSED = {"sendfile", "copy_file_range", "writev", "pwritev"}
+_SHORT = {
+    "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "mkdirat": "mkdir", "linkat": "link",
+    "symlinkat": "symlink",
+}  # fmt: skip
+_MOST_LINKS = 40  # followed in one path, as Linux does
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,18 @@ class _File:
     certain: bytes = b""
 
 
+@dataclass(frozen=True)
+class _Link:
+    target: str
+
+
 @dataclass
 class _Folder:
-    now: dict[str, _File | _Folder] = field(default_factory=dict)
-    certain: dict[str, _File | _Folder] = field(default_factory=dict)
+    now: dict[str, _Node] = field(default_factory=dict)
+    certain: dict[str, _Node] = field(default_factory=dict)
+
+
+_Node = _File | _Folder | _Link
 
 
 @dataclass
@@ -93,6 +110,28 @@ class Disk:
         """Write what a power cut leaves now into a new folder."""
         _store(self._root, target, survival)
 
+    def digest(self, survival: Survival) -> bytes:
+        """A digest of what `leave` would write: cuts that leave the same need one look only."""
+        found = hashlib.sha256()
+        for path, content in _listed(self._root, survival):
+            for part in (path.encode(errors="surrogateescape"), content):
+                found.update(len(part).to_bytes(8, "big") + part)
+        return found.digest()
+
+    def cuts(self, operations: Sequence[Operation]) -> Iterator[tuple[Operation, Survival]]:
+        """Play a record; stop wherever a power cut would leave something that no cut before it left.
+
+        Yields the operation that was just done and the state to `leave`.
+        """
+        seen = set()
+        for operation in operations:
+            if not self.apply(operation):
+                continue
+            for survival in SURVIVALS:
+                if (digest := self.digest(survival)) not in seen:
+                    seen.add(digest)
+                    yield operation, survival
+
     def _ignored(self, operation: Operation) -> bool:  # noqa: ARG002  every call has one shape
         return False
 
@@ -102,26 +141,31 @@ class Disk:
     def _parts(self, path: str) -> list[str]:
         return [part for part in path[len(self._base) :].split("/") if part]
 
-    def _folder_of(self, path: str) -> tuple[_Folder, str] | None:
+    def _folder_of(self, path: str, links: int = 0) -> tuple[_Folder, str] | None:
         """The folder that holds a path, and the last name; None outside."""
         if not self._inside(path) or path == self._base:
             return None
         *above, name = self._parts(path)
-        at: _File | _Folder = self._root
-        for part in above:
-            at = at.now[part] if isinstance(at, _Folder) else at
+        at: _Node | None = self._root
+        for depth, part in enumerate(above):
+            at = at.now.get(part) if isinstance(at, _Folder) else at
+            if isinstance(at, _Link):
+                here = "/".join([self._base, *above[:depth]])
+                return self._folder_of("/".join([_followed(here, at), *above[depth + 1 :], name]), _checked(links))
         return (at, name) if isinstance(at, _Folder) else None
 
-    def _open_(self, path: str, flags: str) -> _File | _Folder | None:
+    def _open_(self, path: str, flags: str, links: int = 0) -> _File | _Folder | None:
         if path == self._base:
             return self._root
         found = self._folder_of(path)
         if found is None:
             return None
         folder, name = found
-        if name not in folder.now and "O_CREAT" in flags:
-            folder.now[name] = _File()
         node = folder.now.get(name)
+        if isinstance(node, _Link):
+            return self._open_(_followed(path.rpartition("/")[0], node), flags, _checked(links))
+        if node is None and "O_CREAT" in flags:
+            node = folder.now[name] = _File()
         if isinstance(node, _File) and "O_TRUNC" in flags:
             node.now.clear()
         return node
@@ -207,6 +251,23 @@ class Disk:
 
     _rmdir = _unlink
 
+    def _symlink(self, operation: Operation) -> bool:
+        found = self._folder_of(operation.paths[0])
+        if found is None:
+            return False
+        found[0].now[found[1]] = _Link(os.fsdecode(operation.data))
+        return True
+
+    def _link(self, operation: Operation) -> bool:
+        old, new = (self._folder_of(path) for path in operation.paths)
+        if new is None:
+            return False
+        node = None if old is None else old[0].now.get(old[1])
+        if node is None:
+            raise HostError("a second name of a file outside is not in the model of the disk", where=self._base)
+        new[0].now[new[1]] = node
+        return True
+
     def _mkdir(self, operation: Operation) -> bool:
         found = self._folder_of(operation.paths[0])
         if found is None:
@@ -215,21 +276,60 @@ class Disk:
         return True
 
 
+def _followed(folder: str, link: _Link) -> str:
+    """Where a link in a folder points to."""
+    return os.path.normpath(Path(folder) / link.target)
+
+
+def _checked(links: int) -> int:
+    if links >= _MOST_LINKS:
+        raise HostError("symbolic links that go round in a circle", do="look at what the program under test does")
+    return links + 1
+
+
 def _loaded(folder: Path) -> _Folder:
     root = _Folder()
     for path in folder.iterdir():
-        root.now[path.name] = _loaded(path) if path.is_dir() else _File(bytearray(path.read_bytes()), path.read_bytes())
+        if path.is_symlink():
+            root.now[path.name] = _Link(str(path.readlink()))
+        elif path.is_dir():
+            root.now[path.name] = _loaded(path)
+        else:
+            root.now[path.name] = _File(bytearray(path.read_bytes()), path.read_bytes())
     root.certain = dict(root.now)
     return root
 
 
+def _names(folder: _Folder, survival: Survival) -> Mapping[str, _Node]:
+    return folder.certain if survival == "nothing" else folder.now
+
+
+def _content(file: _File, survival: Survival) -> bytes:
+    return bytes(file.now) if survival == "everything" else file.certain
+
+
 def _store(folder: _Folder, target: Path, survival: Survival) -> None:
     target.mkdir()
-    for name, node in (folder.certain if survival == "nothing" else folder.now).items():
+    for name, node in _names(folder, survival).items():
         if isinstance(node, _Folder):
             _store(node, target / name, survival)
+        elif isinstance(node, _Link):
+            (target / name).symlink_to(node.target)
         else:
-            (target / name).write_bytes(bytes(node.now) if survival == "everything" else node.certain)
+            (target / name).write_bytes(_content(node, survival))
+
+
+def _listed(folder: _Folder, survival: Survival, above: str = "") -> Iterator[tuple[str, bytes]]:
+    """Path and content of everything; a folder's path ends with "/", a link's with "@"."""
+    for name, node in sorted(_names(folder, survival).items()):
+        path = f"{above}{name}"
+        if isinstance(node, _Folder):
+            yield f"{path}/", b""
+            yield from _listed(node, survival, f"{path}/")
+        elif isinstance(node, _Link):
+            yield f"{path}@", os.fsencode(node.target)
+        else:
+            yield path, _content(node, survival)
 
 
 def record(
@@ -279,8 +379,10 @@ def _parse(line: str) -> Operation | None:
     if call in ("openat", "open", "creat"):
         flags = "O_CREAT|O_TRUNC" if call == "creat" else arguments
         return Operation("openat", result, paths, flags=flags)
-    short = {"renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "mkdirat": "mkdir"}.get(call, call)
-    if short in ("rename", "unlink", "rmdir", "mkdir") or short in _REFUSED:
+    short = _SHORT.get(call, call)
+    if short == "symlink":
+        return Operation(short, paths=paths, data=texts[0])
+    if short in ("rename", "unlink", "rmdir", "mkdir", "link") or short in _REFUSED:
         return Operation(short, _number(arguments), paths)
     last = arguments.rsplit(",", 1)[-1].strip()
     if call in ("lseek", "dup", "dup2", "dup3"):
@@ -304,6 +406,8 @@ def _paths(call: str, arguments: str, texts: list[bytes]) -> list[str]:
         return []
     bases = re.findall(r"(?:AT_FDCWD|\b\d+)<((?:\\x[0-9a-f]{2})*|[^<>]*)>", arguments)
     folders = [_decode(base) for base in bases]
+    if call in ("symlink", "symlinkat"):
+        texts = texts[1:]  # the target is no path of the call; a relative one counts from the link
     found = []
     for index, text in enumerate(texts):
         path = text.decode(errors="surrogateescape")
