@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -29,10 +30,8 @@ import sys
 from pathlib import Path
 from edgehone_agent.transport import open_source
 from edgehone_agent.verify import Verifier
-state, registry, root, cache = sys.argv[1:5]
+state, registry, root = sys.argv[1:4]
 verifier = Verifier(Path(state), open_source(registry, pause=lambda seconds: None), Path(root).read_bytes())
-if cache:
-    verifier._folder = Path(cache)
 release = verifier.check("gauge").releases[0]
 verifier.download(release, Path(state) / "bundle")
 verifier.raise_floor("gauge", release.version)
@@ -51,6 +50,7 @@ class Site:
         self.older = Path(shutil.copytree(self.repository.folder, folder / "older"))
         self.update(self.state)
         self.content = random.Random(3).randbytes(size_bytes)
+        self.repository.write_root()
         self.repository.release("gauge", 2, self.content)
         self.repository.commit()
         self.before = Path(shutil.copytree(self.state, folder / "before", symlinks=True))
@@ -68,23 +68,30 @@ class Site:
     def verifier(self, state: Path, registry: Path | None = None) -> Verifier:
         return Verifier(state, FolderSource(registry or self.repository.folder), self.repository.root)
 
-    def command(self, registry: str | None = None, cache: str = "") -> list[str]:
+    def command(self, registry: str | None = None) -> list[str]:
         return [
-            sys.executable, "-c", UPDATE, str(self.state), registry or str(self.repository.folder), str(self.root),
-            cache,
+            sys.executable, "-c", UPDATE, str(self.state), registry or str(self.repository.folder), str(self.root)
         ]  # fmt: skip
 
     def is_sound(self, state: Path) -> None:
-        """Old or new, never neither: the bundle is whole, the floor fits it, nothing older is taken, and it goes on."""
+        """Old or new, never neither: the bundle is whole, the floor fits it, nothing older is taken, and it goes on.
+
+        With the cache of metadata that was left, and without one.
+        """
         bundle = (state / "bundle").read_bytes()
         verifier = self.verifier(state)
         floor = verifier.floor("gauge")
         assert (bundle, floor) in ((b"one", 1), (self.content, 1), (self.content, 2))
+        knows_the_newest = verifier._floors.roles["timestamp"].version == self.repository.versions["timestamp"]
+        left = state.with_name("left-as-it-is")
+        shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(state, left, symlinks=True)
         shutil.rmtree(state / "tuf", ignore_errors=True)  # the floors alone must hold
-        if verifier._floors.roles["timestamp"].version == self.repository.versions["timestamp"]:
-            with pytest.raises(TrustError, match="seen before"):
-                self.verifier(state, self.older).check("gauge")
-        assert self.verifier(state).check("gauge").releases[0].version == 2
+        for folder in (left, state):
+            if knows_the_newest:
+                with pytest.raises(TrustError):
+                    self.verifier(folder, self.older).check("gauge")
+            assert self.verifier(folder).check("gauge").releases[0].version == 2
 
 
 @pytest.fixture
@@ -129,22 +136,24 @@ def test_a_kill_at_every_call_leaves_a_sound_node(site: Site, call: str) -> None
 
 @with_strace
 def test_a_power_cut_at_every_moment_leaves_a_sound_node(site: Site, tmp_path: Path) -> None:
-    """The cache of metadata lies elsewhere here, and is lost in every cut."""
-    shutil.rmtree(site.state / "tuf")
-    disk, operations = record(site.command(cache=str(tmp_path / "cache")), site.state)
+    disk, operations = record(site.command(), site.state)
+    calls, survivals = set[str](), set[str]()
     cuts = 0
-    for operation in operations:
-        if disk.apply(operation):
-            cuts += 1
-            for survival in SURVIVALS:
-                left = tmp_path / "left"
-                shutil.rmtree(left, ignore_errors=True)
-                disk.leave(left, survival)
-                site.is_sound(left)
-    assert cuts >= 20
+    for operation, survival in disk.cuts(operations):
+        cuts, calls, survivals = cuts + 1, calls | {operation.call}, survivals | {survival}
+        left = tmp_path / "left"
+        shutil.rmtree(left, ignore_errors=True)
+        disk.leave(left, survival)
+        site.is_sound(left)
+    assert cuts >= 60 and survivals == set(SURVIVALS), (cuts, survivals)
+    assert {"openat", "write", "pwrite64", "fsync", "rename", "unlink", "symlink"} <= calls, calls
     disk.leave(tmp_path / "after", "nothing")
-    assert (tmp_path / "after" / "bundle").read_bytes() == site.content
-    assert site.verifier(tmp_path / "after").floor("gauge") == 2
+    after = tmp_path / "after"
+    assert (after / "bundle").read_bytes() == site.content and site.verifier(after).floor("gauge") == 2
+    # The cache is certain too, so a node that starts without a link need not begin at its embedded root.
+    timestamp = json.loads((after / "tuf" / "timestamp.json").read_text())["signed"]
+    assert timestamp["version"] == site.repository.versions["timestamp"]
+    assert json.loads((after / "tuf" / "root.json").read_text())["signed"]["version"] == 2
 
 
 @pytest.fixture
