@@ -43,6 +43,11 @@ CREATE TABLE IF NOT EXISTS feedback (
 CREATE INDEX IF NOT EXISTS feedback_prediction ON feedback (prediction_id);
 CREATE TABLE IF NOT EXISTS gone (row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, time REAL);
 """
+_LATER = """
+CREATE TABLE IF NOT EXISTS answer (
+    row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, task TEXT, digest TEXT, stratum TEXT, sealed BLOB,
+    time REAL);
+"""  # tables that databases of the same schema may lack; an agent that does not know them leaves them alone
 
 
 class DamagedError(Exception):
@@ -112,6 +117,7 @@ def _prepare(connection: sqlite3.Connection, seal: Seal, check: bool) -> None:
         values = {"store": uuid.uuid4().hex[:12], "batch": 0, "openings": 0, "seal": seal.close(b"capture", "meta")}
         connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", values.items())
         connection.execute("COMMIT")
+    connection.executescript("BEGIN IMMEDIATE;" + _LATER + "COMMIT;")
     try:
         seal.open(connection.execute("SELECT value FROM meta WHERE key = 'seal'").fetchone()[0], "meta")
     except (UnreadableError, TypeError) as error:

@@ -6,7 +6,8 @@ Rules:
 - Bytes are bounded: samples by their shares, feedback by its part. Feedback that was acknowledged is never dropped to
   make room: when its part is full, new events are refused until some were exported.
 - The log that still holds a deleted payload is emptied after the deletion.
-- Exported samples leave the database; their ids stay known for the greatest age, so that none is exported twice.
+- Exported samples leave the database; their ids stay known for the greatest age, so that none is exported twice. Of
+  those of the uniform share the answer stays, too: labels that come back say how often it was wrong.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgehone_agent._capture_seal import SEAL_BYTES, Seal, UnreadableError
-from edgehone_agent._capture_shares import INFORMATIVE, LABELLED_RANK, Place, PoolName, Shares, no_threshold
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehone_agent._capture_seal import SEAL_BYTES, Seal, UnreadableError, unpack
+from edgehone_agent._capture_shares import INFORMATIVE, LABELLED_RANK, UNIFORM, Place, PoolName, Shares, no_threshold
 from edgehone_agent.errors import EdgehoneError, InputError, StateError
-from edgehone_agent.feedback import LABELLING, Event
+from edgehone_agent.feedback import LABELLING, Event, Told
 
 ROW_BYTES = 640  # what a row takes besides its payload: ids, layout, indices; measured
 FEEDBACK_PART = 0.1  # of the bytes; samples share the rest
 _MOST_GONE = 100_000  # ids that are remembered after their sample has left
+_LONGEST_ANSWER = 64  # values of an answer that is remembered after its sample has left
 _CHUNK = 1000  # rows that one transaction lets grow old
 _BATCH_ROWS, _BATCH_BYTES = 256, 8 << 20
 
@@ -77,14 +82,14 @@ class Totals:
 
 @dataclass
 class Written:
-    """What a transaction did; `answers` has one entry per event: None when it is durable, else why it was refused."""
+    """What a transaction did; `answers` has one entry per event: what is known of its answer, or why it is refused."""
 
     kept: int = 0
     not_kept: int = 0
     evicted: int = 0
     expired: int = 0
     deleted: int = 0
-    answers: list[EdgehoneError | None] = field(default_factory=list)
+    answers: list[Told | EdgehoneError] = field(default_factory=list)
 
 
 class Store:
@@ -141,6 +146,9 @@ class Store:
             self._run("DELETE FROM feedback WHERE exported AND received < ?", (oldest,))
             self._count_feedback()
             self._run("DELETE FROM gone WHERE time < ?", (oldest,))
+            self._run("DELETE FROM answer WHERE time < ?", (oldest,))
+            most = self.shares.budgets[UNIFORM.share] // ROW_BYTES
+            self._run("DELETE FROM answer WHERE row <= (SELECT MAX(row) FROM answer) - ?", (most,))
             self._run("DELETE FROM gone WHERE row <= (SELECT MAX(row) FROM gone) - ?", (_MOST_GONE,))
             for pool, before, _ in self.shares.raise_thresholds():
                 self._run(
@@ -170,6 +178,7 @@ class Store:
         with self._transaction():
             for row, name in self._run("SELECT row, id FROM sample WHERE batch = ?", (number,)).fetchall():
                 self._run("INSERT OR IGNORE INTO gone (id, time) VALUES (?, ?)", (name, now))
+                self._remember(row, name)
                 self._remove(row)
 
     def plan_feedback(self) -> Batch | None:
@@ -266,10 +275,11 @@ class Store:
         self._run("INSERT INTO place VALUES (?, ?, ?, ?, ?, ?)", values)
         self.shares.add(place.pool, size)
 
-    def _take_event(self, event: Event, now: float, done: Written) -> EdgehoneError | None:
+    def _take_event(self, event: Event, now: float, done: Written) -> Told | EdgehoneError:
         known = self._run("SELECT sealed FROM feedback WHERE id = ?", (event.id,)).fetchone()
         if known is not None:
-            return None if known[0] is None else self._compare(event, known[0])
+            refused = None if known[0] is None else self._compare(event, known[0])
+            return refused or Told(is_first=False)
         size = ROW_BYTES + len(event.content) + SEAL_BYTES
         if self._totals.event_bytes + size > self.feedback_budget:
             return StateError(
@@ -277,6 +287,7 @@ class Store:
                 where=str(self.path),
                 do="export it, or allow more bytes; send it again",
             )
+        told = self._tell(event)
         sealed = self._seal.close(event.content, _feedback_row(event.id))
         self._run(
             "INSERT INTO feedback (id, prediction_id, kind, received, size, sealed) VALUES (?, ?, ?, ?, ?, ?)",
@@ -286,12 +297,65 @@ class Store:
         self._totals.event_bytes += size
         if event.kind == "delete":
             self._run("INSERT OR IGNORE INTO gone (id, time) VALUES (?, ?)", (event.prediction_id, now))
+            self._run("DELETE FROM answer WHERE id = ?", (event.prediction_id,))
             for (row,) in self._run("SELECT row FROM sample WHERE id = ?", (event.prediction_id,)).fetchall():
                 self._remove(row)
                 done.deleted += 1
         elif event.kind in LABELLING:
             self._favour(event.prediction_id)
-        return None
+        return told
+
+    def _tell(self, event: Event) -> Told:
+        """What is known of the answer that a new event is about."""
+        name = event.prediction_id
+        if self._run("SELECT 1 FROM feedback WHERE prediction_id = ?", (name,)).fetchone():
+            return Told(is_first=False)
+        if event.kind not in LABELLING:
+            return Told(is_first=True)
+        found = self._run(
+            "SELECT row, task, digest, stratum, layout, sealed FROM sample WHERE id = ?", (name,)
+        ).fetchone()
+        if found is not None:
+            row, task, digest, stratum, layout, sealed = found
+            values = self._values(name, layout, sealed)
+            return Told(True, True, task, digest, stratum, values, self._is_uniform(row))
+        found = self._run("SELECT task, digest, stratum, sealed FROM answer WHERE id = ?", (name,)).fetchone()
+        if found is None:
+            return Told(is_first=True)
+        values = None
+        if found[-1] is not None:
+            with contextlib.suppress(UnreadableError):
+                values = np.frombuffer(self._seal.open(found[-1], _answer_row(name)), "<f4").astype(np.float32)
+        task, digest, stratum, _ = found
+        return Told(True, True, task, digest, stratum, values, is_drawn=True)
+
+    def _values(self, name: str, layout: str, sealed: bytes) -> NDArray[np.float32] | None:
+        """The answer of a sample, flat; None when it cannot be read."""
+        try:
+            answer = unpack(layout, self._seal.open(sealed, _sample_row(name)))[1]
+        except UnreadableError:
+            return None
+        return answer.reshape(-1).astype(np.float32)
+
+    def _is_uniform(self, row: int) -> bool:
+        found = self._run("SELECT 1 FROM place WHERE sample = ? AND share = ?", (row, UNIFORM.share)).fetchone()
+        return found is not None
+
+    def _remember(self, row: int, name: str) -> None:
+        """Keep the answer of a sample of the uniform share that leaves."""
+        if not self._is_uniform(row):
+            return
+        task, digest, time, stratum, layout, sealed = self._run(
+            "SELECT task, digest, time, stratum, layout, sealed FROM sample WHERE row = ?", (row,)
+        ).fetchone()
+        values = self._values(name, layout, sealed)
+        kept = None
+        if values is not None and len(values) <= _LONGEST_ANSWER:
+            kept = self._seal.close(values.astype("<f4").tobytes(), _answer_row(name))
+        self._run(
+            "INSERT OR REPLACE INTO answer (id, task, digest, stratum, sealed, time) VALUES (?, ?, ?, ?, ?, ?)",
+            (name, task, digest, stratum, kept, time),
+        )
 
     def _compare(self, event: Event, sealed: bytes) -> InputError | None:
         with contextlib.suppress(UnreadableError):
@@ -400,6 +464,10 @@ def _sample_row(name: str) -> str:
 
 def _feedback_row(name: str) -> str:
     return f"feedback\0{name}"
+
+
+def _answer_row(name: str) -> str:
+    return f"answer\0{name}"
 
 
 def open_sample(seal: Seal, row: SampleRow) -> bytes:

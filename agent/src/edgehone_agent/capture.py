@@ -38,7 +38,7 @@ from edgehone_agent._capture_shares import Shares, clean_score
 from edgehone_agent._capture_store import FEEDBACK_PART, Sample, Store, Totals, sample_size
 from edgehone_agent.durable import state_error
 from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
-from edgehone_agent.feedback import LONGEST_NAME, Event, read_event
+from edgehone_agent.feedback import LONGEST_NAME, Event, Told, read_event
 
 GROUP_ROWS = 100
 GROUP_S = 0.05
@@ -61,8 +61,10 @@ class _Wait:
         self.error: EdgehoneError | None = None
         self._done = threading.Event()
 
-    def finish(self, error: EdgehoneError | None = None) -> None:
+    def finish(self, error: EdgehoneError | None = None, told: Told | EdgehoneError | None = None) -> None:
         self.error = error
+        if self.event is not None:
+            self.result = told
         self._done.set()
 
     def wait(self, where: Path) -> Any:
@@ -175,15 +177,19 @@ class Capture:
                 self._lock.notify()
         return True
 
-    def feedback(self, event: Mapping[str, Any]) -> None:
+    def feedback(self, event: Mapping[str, Any]) -> Told:
         """Take in an event; see `edgehone_agent.feedback`. It is on disk when this returns.
+
+        Returns:
+            What is known of the answer that it is about.
 
         Raises:
             InputError: the event is malformed, or another one with its id was taken before.
             BusyError: too many callers are waiting.
             StateError: it could not be written, or the room for feedback is full. Send it again later.
         """
-        self._await(_Wait(event=read_event(event)))
+        told: Told = self._await(_Wait(event=read_event(event)))
+        return told
 
     def flush(self) -> None:
         """Return when everything that was offered before is on disk.
@@ -348,7 +354,8 @@ class Capture:
             self._totals, self._error = totals, None
         for item in batch:
             if isinstance(item, _Wait):
-                item.finish(next(answers) if item.event is not None else None)
+                answer = next(answers) if item.event is not None else None
+                item.finish(answer if isinstance(answer, EdgehoneError) else None, answer)
 
     def _opened(self) -> Store:
         """The store, opened when it is not."""

@@ -3,6 +3,8 @@
 Rules:
 - An event has `id` (its own), `prediction_id` (of the answer it is about) and `kind`. `correct` and `new_class` bring a
   `label`; `correct` may bring a `value` instead, for tasks that answer with numbers.
+- `share` says from which share of the capture the sample was taken, when that was the reason to label it. Only
+  "uniform" lets a label count as evidence of how often answers are wrong: see `watch.labels`.
 - `annotator` (who says so), `trust` (0 to 1) and `time` (when it was said, seconds since 1970) are optional. A late
   event is as good as an early one, and the answer it is about need not have been captured.
 - Fields that are not named here are kept as they came.
@@ -17,7 +19,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgehone_agent.errors import InputError
 
@@ -25,6 +30,8 @@ Kind = Literal["confirm", "correct", "new_class", "ignore", "delete"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LABELLING = frozenset({"confirm", "correct", "new_class"})  # kinds that say what the right answer is
+SHARES = ("informative", "stratified", "uniform")  # of the capture
+UNIFORM_SHARE = "uniform"
 LONGEST_NAME = 200  # characters of an id, a label or an annotator
 MAX_EVENT_BYTES = 64 * 1024  # of canonical JSON
 _MOST_VALUES = 4096
@@ -38,6 +45,27 @@ class Event:
     prediction_id: str
     kind: Kind
     content: bytes
+
+
+class Told(NamedTuple):
+    """What the node knows of the answer that an event is about, from what it captured.
+
+    Attributes:
+        is_first: no event about this answer was taken before, this one included.
+        task, digest: which model answered.
+        stratum: of the sample: the class that was answered.
+        values: what was answered, flat; None when that cannot be read, or is too long to be remembered.
+        is_drawn: the sample is in the uniform share, or was when it was exported.
+        is_captured: the sample is known at all; else nothing but `is_first` says anything.
+    """
+
+    is_first: bool
+    is_captured: bool = False
+    task: str = ""
+    digest: str = ""
+    stratum: str = ""
+    values: NDArray[np.float32] | None = None
+    is_drawn: bool = False
 
 
 def read_event(event: Mapping[str, Any]) -> Event:
@@ -54,6 +82,10 @@ def read_event(event: Mapping[str, Any]) -> Event:
     name, prediction = _name(event, "id"), _name(event, "prediction_id")
     if event.get("annotator") is not None:
         _name(event, "annotator")
+    if event.get("share") not in (None, *SHARES):
+        raise InputError(
+            f"there is no share {event['share']!r}"[:300], where="share", do=f"use {', '.join(SHARES)}, or leave it out"
+        )
     _check_number(event, "trust", low=0.0, high=1.0)
     _check_number(event, "time")
     _check_answer(event, kind)

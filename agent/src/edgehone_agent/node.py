@@ -30,11 +30,12 @@ from numpy.typing import ArrayLike, NDArray
 from edgehone_agent.capture import Capture
 from edgehone_agent.errors import EdgehoneError, HostError, InputError, StateError
 from edgehone_agent.fast import FastModel
+from edgehone_agent.feedback import LABELLING
 from edgehone_agent.ids import Ids
 from edgehone_agent.loading import Loaded
 from edgehone_agent.lock import Lock, take_lock
 from edgehone_agent.node_report import node_metrics, task_status
-from edgehone_agent.observer import Feed, open_watcher
+from edgehone_agent.observer import Feed, open_labels, open_watcher
 from edgehone_agent.scores import is_classifier, probabilities, top_labels
 from edgehone_agent.serve.host import Answer, Metric
 from edgehone_agent.slot_rules import SETTLED_AFTER_S
@@ -64,6 +65,8 @@ class Live:
         self.loaded = loaded
         self.feed = feed
         self.lanes = tuple(_Lane(model) for model in loaded.models)
+        for lane in self.lanes:
+            lane.model.take_embedding()  # of the probe, which nobody watches
 
     def take(self) -> _Lane:
         """A lane whose lock the caller holds from now on: a free one, else the one this thread waits for."""
@@ -183,7 +186,12 @@ class Node:
                 lane.answered += 1
                 if live.feed is not None:
                     self._show(live.feed, lane.model, np.asarray(x), y, None)
+                else:
+                    lane.model.take_embedding()  # which would pile up
                 return y
+            except EdgehoneError:
+                lane.model.take_embedding()  # of the part of a batch that was answered
+                raise
             finally:
                 lane.lock.release()
 
@@ -202,7 +210,12 @@ class Node:
                     lane.answered += 1
                     if live.feed is not None:
                         self._show(live.feed, lane.model, x, y, id)
+                    else:
+                        lane.model.take_embedding()
                     break
+            except EdgehoneError:
+                lane.model.take_embedding()
+                raise
             finally:
                 lane.lock.release()
         manifest = live.loaded.manifest
@@ -218,10 +231,19 @@ class Node:
         return Answer(id, task, live.loaded.digest, y, latency_us, confidence, top)
 
     def feedback(self, event: Mapping[str, Any]) -> None:
-        """See `Host`."""
+        """See `Host`. The first event about an answer counts in `status` when it is a label; see `watch.labels`."""
         if self._capture is None:
             raise StateError("this node keeps no feedback", where="feedback", do="start the agent with [capture]")
-        self._capture.feedback(event)
+        feeds = {task.name: task.live.feed for task in self._tasks.values() if task.live is not None}
+        known = [feed for feed in feeds.values() if feed is not None]
+        for feed in known:  # the answer may wait there still
+            feed.drain()
+        told = self._capture.feedback(event)
+        if not told.is_first or event["kind"] not in LABELLING or any(feed.judge(event, told) for feed in known):
+            return
+        lost = known[0] if len(known) == 1 else feeds.get(str(event.get("task")))
+        if lost is not None:
+            lost.count_unknown()
 
     # --- what there is
 
@@ -276,7 +298,7 @@ class Node:
         return self._lock is not None
 
     def evidence(self) -> dict[str, Any]:
-        """What the watch knows, by task, JSON-able; tasks that are not watched are left out."""
+        """What the watch and labels know, by task, JSON-able; tasks of which nothing is known are left out."""
         feeds = {task.name: task.live.feed for task in self._tasks.values() if task.live is not None}
         found = {name: feed.evidence() for name, feed in feeds.items() if feed is not None}
         return {name: told for name, told in found.items() if told is not None}
@@ -354,7 +376,10 @@ class Node:
 
     def _show(self, feed: Feed, model: FastModel, x: Array, y: Array, id: str | None) -> None:
         rows = x.reshape(-1, *model.example)
-        feed.put(rows, y if y.ndim > feed.output_rank else y[None], model.take_embedding(), id)
+        embedding = model.take_embedding()
+        if embedding is not None and len(embedding) > len(rows):
+            embedding = embedding[: len(rows)]  # a file with a fixed batch was filled up
+        feed.put(rows, y if y.ndim > feed.output_rank else y[None], embedding, id)
 
     def _load(self, task: Task) -> None:
         before = task.slots.state.current
@@ -384,17 +409,23 @@ class Node:
                 old.feed.drain()
 
     def _feed(self, task: Task, loaded: Loaded) -> Feed | None:
-        watcher = card = None
-        file = self.state / "watch" / f"{task.name}.bin" if self._lock is not None else None
+        watcher = card = labels = None
+        folder = self.state / "watch" if self._lock is not None else None
+        file = None if folder is None else folder / f"{task.name}.bin"
+        labels_file = None if folder is None else folder / f"{task.name}.labels"
         if self._watch and loaded.card is not None:
             card = loaded.card
             watcher, fault = open_watcher(card, file)
+            task.slots.fault = task.slots.fault or fault
+        if self._capture is not None:
+            labels, fault = open_labels(loaded.manifest, loaded.digest, labels_file)
             task.slots.fault = task.slots.fault or fault
         if watcher is None and self._capture is None:
             return None
         return Feed(
             loaded.manifest, loaded.digest,
             watcher=watcher, card=card, capture=self._capture, new_id=self.ids.next, file=file,
+            labels=labels, labels_file=labels_file,
         )  # fmt: skip
 
     def _keep(self) -> None:

@@ -40,6 +40,7 @@ def task_status(task: Task, now_s: float) -> dict[str, Any]:
         "watch": None
         if feed is None or feed.watcher is None
         else {"level": feed.level, "dropped_rows": feed.dropped_rows, "fault": feed.fault},
+        "risk": None if feed is None else feed.risk(),
     }
 
 
@@ -70,12 +71,43 @@ def node_metrics(tasks: Iterable[Task], capture: Mapping[str, Any] | None) -> li
             "edgehone_watch_dropped_rows_total", "counter", "Rows the watch had no time for.",
             lambda t: _feed(t, "dropped_rows"),
         ),
+        family("edgehone_risk_level", "gauge", "Level of the errors that labels tell, 0 to 3.", _risk_level),
+        *_label_metrics(tasks),
     ]  # fmt: skip
     numbers = {name: value for name, value in (capture or {}).items() if type(value) in (int, float)}
     return metrics + [
         Metric(f"edgehone_capture_{name}", "gauge", f"{name.replace('_', ' ')} of the capture.", (({}, float(value)),))
         for name, value in numbers.items()
     ]
+
+
+def _label_metrics(tasks: list[Task]) -> list[Metric]:
+    """Labelled rows, by whether they were drawn or sent by somebody, and those that were wrong."""
+    found = {task.name: _risk(task) for task in tasks}
+
+    def family(name: str, help: str, count: str) -> Metric:
+        samples = [
+            ({"task": task, "rows": rows}, float(risk[rows][count]))
+            for task, risk in found.items()
+            if risk is not None
+            for rows in ("drawn", "sent")
+        ]
+        return Metric(name, "gauge", help, tuple(samples))  # no counters: another model starts at 0 again
+
+    return [
+        family("edgehone_labelled_rows", "Labels about the model that answers.", "rows"),
+        family("edgehone_labelled_rows_wrong", "Those that say that its answer was wrong.", "wrong"),
+    ]
+
+
+def _risk(task: Task) -> dict[str, Any] | None:
+    feed = None if task.live is None else task.live.feed
+    return None if feed is None else feed.risk()
+
+
+def _risk_level(task: Task) -> int | None:
+    risk = _risk(task)
+    return None if risk is None else risk["level"]
 
 
 def _version(task: Task) -> int | None:

@@ -3,14 +3,18 @@
 Rules:
 - `Feed.put` is called where answers are given. It copies, counts what finds no room, and never waits or fails.
 - `Feed.drain` does the work, on one thread. What goes wrong there is the feed's `fault`, and the other feeds go on.
-- The watch's state is written once a minute and at the end, so a restart forgets at most a minute of evidence.
+- The watch's state is written once a minute and at the end, so a restart forgets at most a minute of evidence. What
+  labels have said is written at the next call of `save`: labels are few.
+- `Feed.judge` takes in a label, from any thread. It finds the answer among the captured samples or the last answers.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +24,11 @@ from numpy.typing import NDArray
 from edgehone_agent import durable
 from edgehone_agent.capture import Capture
 from edgehone_agent.errors import EdgehoneError, InputError, StateError
-from edgehone_agent.scores import uncertainty
-from edgehone_agent.watch import Watcher
+from edgehone_agent.feedback import UNIFORM_SHARE, Told
+from edgehone_agent.scores import is_classifier, uncertainty
+from edgehone_agent.watch import Labels, Watcher
 from edgehone_agent.watch.channels import Channels, bins_of
+from edgehone_agent.watch.labels import Answered
 from edgehone_agent.wire.card import BINS, Card, Origin
 from edgehone_agent.wire.manifest import Manifest
 
@@ -32,13 +38,20 @@ MAX_ROWS = 1024  # waiting in one feed, batches counted by row
 MAX_BYTES = 8 << 20
 _CHUNK_ROWS = 256
 SAVE_EVERY_S = 60.0
+REMEMBERED = 1 << 16  # answers without a sample whose class is known when feedback comes
+
+log = logging.getLogger("edgehone_agent.watch")
 
 
 class _Seen(NamedTuple):
     id: str | None
     x: Array  # (N, *input shape)
     y: Array  # (N, *output shape)
-    embedding: Array | None
+    embedding: Array | None  # (N, E)
+
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes + self.y.nbytes + (0 if self.embedding is None else self.embedding.nbytes)
 
 
 class _Distance:
@@ -63,6 +76,27 @@ class _Distance:
         return far
 
 
+class _Answers:
+    """The classes of the last answers by prediction id: 12 bytes each, in the order of their coming."""
+
+    def __init__(self, size: int) -> None:
+        self._keys, self._classes = np.zeros(size, np.int64), np.zeros(size, np.int32)
+        self._added = 0
+
+    def add(self, ids: Sequence[str], classes: NDArray[np.integer[Any]]) -> None:
+        size = len(self._keys)
+        places = np.arange(self._added, self._added + len(ids)) % size
+        self._keys[places] = np.fromiter(map(hash, ids), np.int64, len(ids))  # by chance two in 10^14 share one
+        self._classes[places] = classes
+        self._added += len(ids)
+
+    def find(self, id: str) -> int | None:
+        """The class, or None when the answer is not among the last."""
+        known = min(self._added, len(self._keys))
+        found = np.flatnonzero(self._keys[:known] == hash(id))
+        return int(self._classes[found[0]]) if len(found) else None
+
+
 class Feed:
     """The queue of one loaded bundle, and who looks at it.
 
@@ -72,6 +106,8 @@ class Feed:
         capture: keeps samples; None when the node keeps none.
         new_id: makes an id for answers that were given without one.
         file: where the watch's state is kept; None to keep none.
+        labels: what feedback says about this model; None when the node takes none.
+        labels_file: where their state is kept; None to keep none.
     """
 
     def __init__(
@@ -84,13 +120,16 @@ class Feed:
         capture: Capture | None,
         new_id: Callable[[], str],
         file: Path | None = None,
+        labels: Labels | None = None,
+        labels_file: Path | None = None,
     ) -> None:
-        self.watcher = watcher
+        self.watcher, self.labels = watcher, labels
+        self.digest = digest
         self.are_probabilities = None if card is None else card.probabilities
         self.output_rank = len(manifest.output.shape)
         self.dropped_rows = 0
         self.fault: str | None = None
-        self._manifest, self._digest = manifest, digest
+        self._manifest, self._task = manifest, manifest.task
         self._capture, self._new_id, self._file = capture, new_id, file
         self._queue: deque[_Seen] = deque()
         self._rows = self._bytes = 0
@@ -98,18 +137,33 @@ class Feed:
         self._looking = threading.Lock()  # of the watcher, which takes one thread at a time
         self._draining = threading.Lock()  # the node's thread, and whoever swaps or closes
         self._distance = None if card is None else _Distance.of(card)
-        self.level = 0
+        self.level = 0 if watcher is None else watcher.level
         self._is_saved, self._saved_at_s = True, 0.0
+        self._is_classifier = is_classifier(manifest)
+        self._answers = None if labels is None else _Answers(REMEMBERED)
+        self._labels_file, self._are_labels_saved = labels_file, False  # a state of another model is written over
+        self._judging = threading.Lock()  # of the labels and the answers
 
     def put(self, x: Array, y: Array, embedding: Array | None, id: str | None) -> None:
-        """Take a batch (N, ...) and its answers; copies what belongs to the caller."""
-        rows, size = len(x), x.nbytes + y.nbytes
+        """Take a batch (N, ...) and its answers; copies what belongs to the caller.
+
+        Args:
+            x, y: raw readings and answers.
+            embedding: (N, ...) of this batch alone, which is the feed's from now on.
+            id: of the answer; one is made when None.
+        """
+        rows = len(x)
+        size = x.size * 4 + y.nbytes + (0 if embedding is None else embedding.nbytes)
+        if not rows:
+            return
         with self._lock:
             if self._rows + rows > MAX_ROWS or self._bytes + size > MAX_BYTES:
                 self.dropped_rows += rows
                 return
             self._rows += rows
             self._bytes += size
+        if embedding is not None and embedding.ndim != 2:
+            embedding = embedding.reshape(rows, -1)  # as the file has it, which is how the card's core read it
         self._queue.append(_Seen(id, np.array(x, np.float32), y.copy(), embedding))
 
     def drain(self) -> int:
@@ -128,28 +182,78 @@ class Feed:
                 rows += len(seen.x)
             with self._lock:
                 self._rows -= rows
-                self._bytes -= sum(seen.x.nbytes + seen.y.nbytes for seen in chunk)
+                self._bytes -= sum(seen.nbytes for seen in chunk)
             done += rows
             self._look(chunk)
         if done and self.watcher is not None:
             with self._looking:
-                self.level = self.watcher.level
+                level = self.watcher.level
+            if level > self.level:
+                log.warning("%s: the watch is at level %d: what is seen or answered has changed", self._task, level)
+            self.level = level
         return done
 
-    def evidence(self) -> dict[str, Any] | None:
-        """What the watch knows, JSON-able; None when nothing is watched."""
-        if self.watcher is None:
+    def judge(self, event: Mapping[str, Any], told: Told) -> bool:
+        """Count a label about an answer; whether it was one of this model's, or is known to be another's.
+
+        Args:
+            event: checked, of a kind that labels, and the first about its answer.
+            told: what the capture knows of the answer.
+        """
+        if self.labels is None or self._answers is None:
+            return False
+        with self._judging:
+            level = self.labels.level
+            if not told.is_captured:
+                answered = self._answers.find(str(event["prediction_id"]))
+                if answered is None:
+                    return False
+                self.labels.take(event, answered, is_drawn=False)
+            elif told.task != self._task:
+                return False
+            elif told.digest != self.digest:
+                self.labels.of_others += 1
+            else:
+                is_drawn = told.is_drawn and event.get("share") == UNIFORM_SHARE
+                self.labels.take(event, self._class_or_values(told), is_drawn=is_drawn)
+            self._are_labels_saved = False
+            if self.labels.level > level:
+                log.warning("%s: the errors are at level %d: %s", self._task, self.labels.level, _in_words(self.labels))
+        return True
+
+    def count_unknown(self) -> None:
+        """Count a label about an answer that nobody remembers."""
+        if self.labels is not None:
+            with self._judging:
+                self.labels.unknown += 1
+                self._are_labels_saved = False
+
+    def risk(self) -> dict[str, Any] | None:
+        """What labels have said, in short, JSON-able; None when the node takes none."""
+        if self.labels is None:
             return None
-        with self._looking:
-            return self.watcher.evidence()
+        with self._judging:
+            return self.labels.summary()
+
+    def evidence(self) -> dict[str, Any] | None:
+        """What the watch knows and, as "risk", what labels have said; JSON-able. None when there is neither."""
+        found: dict[str, Any] = {}
+        if self.watcher is not None:
+            with self._looking:
+                found = self.watcher.evidence()
+        if self.labels is not None:
+            with self._judging:
+                found["risk"] = self.labels.evidence()
+        return found or None
 
     def save(self, now_s: float, *, at_once: bool = False) -> None:
-        """Write the watch's state when it is time.
+        """Write the watch's state when it is time, and that of the labels when it has changed.
 
         Args:
             now_s: monotonic.
             at_once: whatever the time is.
         """
+        self._save_labels()
         if self._file is None or self.watcher is None or self._is_saved:
             return
         if not at_once and now_s - self._saved_at_s < SAVE_EVERY_S:
@@ -162,6 +266,23 @@ class Feed:
             self._is_saved = True
         except StateError as error:
             self.fault = str(error)
+
+    def _save_labels(self) -> None:
+        if self._labels_file is None or self.labels is None or self._are_labels_saved:
+            return
+        with self._judging:
+            content = self.labels.to_bytes()
+            self._are_labels_saved = True
+        try:
+            durable.write_bytes(self._labels_file, content)
+        except StateError as error:
+            self._are_labels_saved = False
+            self.fault = str(error)
+
+    def _class_or_values(self, told: Told) -> Answered:
+        if not self._is_classifier:
+            return told.values
+        return int(told.stratum) if told.stratum.isdigit() else None
 
     def _look(self, chunk: list[_Seen]) -> None:
         x, y = (np.concatenate(parts) for parts in zip(*((seen.x, seen.y) for seen in chunk), strict=True))
@@ -185,17 +306,28 @@ class Feed:
         doubt = uncertainty(y, self._manifest, self.are_probabilities)
         if self._distance is not None:
             doubt = doubt * self._distance(x, y, embedding)
-        strata = y.reshape(len(y), -1).argmax(1) if self._manifest.labels else np.zeros(len(y), int)
+        strata = (
+            y.reshape(len(y), -1).argmax(1) if self._manifest.labels or self._is_classifier else np.zeros(len(y), int)
+        )
+        if self._answers is not None:
+            with self._judging:
+                self._answers.add(ids, strata)
         for row, name in enumerate(ids):
             self._capture.offer(
                 name,
-                self._manifest.task,
-                self._digest,
+                self._task,
+                self.digest,
                 x[row],
                 y[row],
                 float(doubt[row]),
                 str(strata[row]),
             )
+
+
+def _in_words(labels: Labels) -> str:
+    drawn = labels.drawn
+    limit = math.nan if labels.detector is None else labels.detector.limit
+    return f"{drawn.wrong} of {drawn.rows} labelled rows were wrong, and a mean loss of {limit:.3g} was to be expected"
 
 
 def row_ids(id: str, rows: int) -> list[str]:
@@ -213,3 +345,17 @@ def open_watcher(card: Card, file: Path | None) -> tuple[Watcher, str | None]:
         return Watcher(card), str(durable.state_error(error, file))
     except StateError:  # evidence about another model, or damaged: it says nothing about this one
         return Watcher(card), None
+
+
+def open_labels(manifest: Manifest, digest: str, file: Path | None) -> tuple[Labels, str | None]:
+    """The labels of a bundle, going on where the state in `file` left off, and what was wrong with that file."""
+    labels = Labels(manifest, digest)
+    if file is None or not file.exists():
+        return labels, None
+    try:
+        labels.restore(file.read_bytes())
+    except OSError as error:
+        return labels, str(durable.state_error(error, file))
+    except StateError:  # labels about another model, or damaged: they say nothing about this one
+        return labels, None
+    return labels, None
