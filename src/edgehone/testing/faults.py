@@ -6,14 +6,20 @@
         check()          # what is on disk now must be the old state or the new one
 
 What a kill leaves is what the operating system had taken over; a power cut leaves less, see `edgehone.testing.power`.
+
+Tests that try damaged input take `mutations(N)` for how many of each kind: N on every day, more when EDGEHONE_MUTATIONS
+says so. `Tally` counts what came of them and what memory they took.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +34,43 @@ _FAMILIES = {
     "mkdir": "mkdir,mkdirat",
     "write": "write,writev",
 }
+
+
+def mutations(everyday: int) -> int:
+    """How much damaged input of one kind a test tries: EDGEHONE_MUTATIONS, or `everyday` where it is not set."""
+    return int(os.environ.get("EDGEHONE_MUTATIONS", everyday))
+
+
+class Tally:
+    """What came of damaged input: counts by outcome, seconds, and the most memory since the start.
+
+    Args:
+        process: whose memory; this one when None.
+    """
+
+    def __init__(self, process: int | None = None) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._folder = Path("/proc") / ("self" if process is None else str(process))
+        (self._folder / "clear_refs").write_text("5")  # the peak starts anew, see proc(5)
+        self._before_bytes, self._started_s = self._bytes("VmRSS"), time.monotonic()
+
+    def add(self, outcome: str) -> None:
+        """Count one."""
+        self.outcomes[outcome] += 1
+
+    @property
+    def grown_bytes(self) -> int:
+        """The highest resident memory since the start over what it was then."""
+        return self._bytes("VmHWM") - self._before_bytes
+
+    def told(self) -> dict[str, object]:
+        """For a report: outcomes, seconds, and memory in MB."""
+        seconds = round(time.monotonic() - self._started_s, 1)
+        return {**self.outcomes, "seconds": seconds, "grown_mb": round(self.grown_bytes / 1e6, 1)}
+
+    def _bytes(self, name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+) kB", (self._folder / "status").read_text())
+        return int(found[1]) * 1024 if found is not None else 0
 
 
 def family(call: str) -> str:
