@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgehone.cli._registry_deltas import share
 from edgehone.units import format_size
 
 
@@ -33,7 +34,12 @@ def _task(task: dict[str, Any]) -> list[str]:
     found = ["", f"{task['task']}: approve {task['approve']}, {task['targets']} of 100 targets"]
     for release in task["releases"]:
         for member in release["members"]:
-            deltas = f", {len(member['deltas'])} deltas" if member["deltas"] else ""
             size = format_size(member["size_bytes"])
-            found.append(f"  version {release['version']}  {member['member']}  {size}{deltas}  {member['sha256'][:12]}")
+            found.append(f"  version {release['version']}  {member['member']}  {size}  {member['sha256'][:12]}")
+            found += [f"    {_way(way)}" for way in member["deltas"]]
     return found if task["releases"] else [*found, "  no releases yet"]
+
+
+def _way(way: dict[str, Any]) -> str:
+    start = f"version {way['from_version']}" if way["from_version"] else way["from_sha256"][:12]
+    return f"delta from {start}: {share(way['size_bytes'], way['share'])}"

@@ -12,19 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgehone.cli import _registry_deltas
 from edgehone.errors import InputError
 
 if TYPE_CHECKING:
     from edgehone.registry.keys import KeyRing, Passphrases
     from edgehone.registry.names import Expiry
-    from edgehone.registry.store import Store
+    from edgehone.registry.objects import Objects
 
 help = "publish signed releases as static files that any web server can host"
 examples = (
     "edgehone registry init my-registry --task digits",
     "edgehone registry init my-registry --task digits --approve auto --online-key-plain --expire timestamp=2",
+    "edgehone registry init s3://models/registry --task digits",
     "edgehone registry add-task my-registry speech",
     "edgehone registry publish my-registry w22-int8.bundle w14-int8.bundle --delta from-3.delta",
+    "edgehone registry publish my-registry w22-int8.bundle --deltas 5 --delta-time 30s",
     "edgehone registry publish my-registry w22-int8.bundle --prepare to-sign",
     "edgehone registry sign to-sign --key task-digits-3f2a9c1e77d0.pem",
     "edgehone registry publish my-registry --complete to-sign",
@@ -55,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name != "sign":
-            added.add_argument("registry", type=Path, metavar="REGISTRY", help="the folder that a web server hosts")
+            added.add_argument(
+                "registry", metavar="REGISTRY", help="the folder that a web server hosts, or s3://, gs://, az://..."
+            )
             added.add_argument(
                 "--keys", type=Path, action="append", metavar="FOLDER",
                 help="where keys are (default REGISTRY.keys); may be repeated, new keys go to the first",
@@ -85,10 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "bundle", type=Path, nargs="+", default=[], metavar="BUNDLE", help="members of one version, preferred first"
     )
     bundles.required = False  # "*" would end at the first option, and --complete takes none
-    publish.add_argument(
-        "--delta", type=Path, action="append", default=[], metavar="FILE",
-        help="leads from a live bundle to one of these; may be repeated",
-    )  # fmt: skip
+    _registry_deltas.configure(publish)
     publish.add_argument(
         "--approve", choices=("manual", "auto"), default="manual", help="auto: never ask for a passphrase"
     )
@@ -140,7 +142,7 @@ def _init(args: argparse.Namespace) -> Outcome:
         approve=args.approve, online_plain=args.online_key_plain, expiry=_expiry(args),
     )  # fmt: skip
     keys = ring.folders[0]
-    return {"registry": str(args.registry), "keys": str(keys), "root": str(root), "tasks": args.task}, [
+    return {"registry": args.registry, "keys": str(keys), "root": str(root), "tasks": args.task}, [
         f"registry {args.registry} is ready; let a web server host it",
         f"nodes need {root}",
         f"keys are in {keys}: take all but the online key off this machine, and keep two copies of each",
@@ -161,24 +163,31 @@ def _publish(args: argparse.Namespace) -> Outcome:
     ring = _ring(args, ask=args.approve == "manual")
     store, anchor = _store(args), _anchor(ring)
     if args.complete is not None:
-        if args.bundle or args.delta:
+        if args.bundle:
             raise InputError("a prepared release is complete", do="leave the bundles and deltas out")
+        _registry_deltas.refuse(args)
         done = publish.complete(store, ring, args.complete, _now(), anchor=anchor)
     elif args.prepare is not None:
-        done = publish.prepare(store, args.prepare, args.bundle, args.delta, _now(), anchor=anchor)
+        wanted = _registry_deltas.wanted(args)
+        done = publish.prepare(store, args.prepare, args.bundle, args.delta, _now(), anchor=anchor, wanted=wanted)
         lines = [
             f"{done.task} version {done.version} is prepared",
+            *_registry_deltas.lines(done),
             f"sign {args.prepare}, then publish it with --complete",
         ]
         return {**asdict(done), "prepared": str(args.prepare)}, lines
     else:
-        done = publish.publish(store, ring, args.bundle, args.delta, _now(), anchor=anchor)
+        wanted = _registry_deltas.wanted(args)
+        done = publish.publish(store, ring, args.bundle, args.delta, _now(), anchor=anchor, wanted=wanted)
     word = "is live" if done.new else "is live already"
-    lines = [f"{done.task} version {done.version} {word}", *(f"  + {path}" for path in done.added)]
+    ways = {way.path for way in done.deltas}
+    lines = [f"{done.task} version {done.version} {word}", *(f"  + {path}" for path in done.added if path not in ways)]
+    lines += _registry_deltas.lines(done) if done.new else []
     return asdict(done), [*lines, *(f"  - {path}" for path in done.removed)]
 
 
 def _sign(args: argparse.Namespace) -> Outcome:
+    from edgehone.cli._registry_deltas import share
     from edgehone.registry.keys import KeyRing
     from edgehone.registry.publish import read_prepared, sign
 
@@ -187,6 +196,7 @@ def _sign(args: argparse.Namespace) -> Outcome:
     says = [
         f"{note['task']} version {note['version']}; live afterwards: {versions}; valid until {note['expires']}",
         *(f"  + {path}  sha256 {note['digests'][path]}" for path in note["added"]),
+        *(f"    {way['path']} is a delta: {share(way['size_bytes'], way['share'])}" for way in note["deltas"]),
         *(f"  - {path}" for path in note["removed"]),
     ]
     if not args.json:  # before the passphrase is asked for
@@ -280,7 +290,7 @@ def _expire(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _expiry(args: argparse.Namespace, store: Store | None = None, anchor: bytes | None = None) -> Expiry | None:
+def _expiry(args: argparse.Namespace, store: Objects | None = None, anchor: bytes | None = None) -> Expiry | None:
     from edgehone.registry.names import Expiry
     from edgehone.registry.state import read
 
@@ -289,17 +299,24 @@ def _expiry(args: argparse.Namespace, store: Store | None = None, anchor: bytes 
     return Expiry.parse(args.expire, None if store is None else read(store, anchor).expiry)
 
 
-def _store(args: argparse.Namespace) -> Store:
-    from edgehone.registry.store import Store
+def _store(args: argparse.Namespace) -> Objects:
+    from edgehone.registry.bucket import open_store
 
-    return Store(args.registry)
+    return open_store(args.registry)
 
 
 def _ring(args: argparse.Namespace, *, ask: bool = True) -> KeyRing:
     from edgehone.registry.keys import KeyRing
 
-    folders = args.keys or [args.registry.with_name(f"{args.registry.resolve().name}.keys")]
-    return KeyRing(folders, _passphrases(args, ask=ask))
+    return KeyRing(args.keys or [_keys_of(args.registry)], _passphrases(args, ask=ask))
+
+
+def _keys_of(registry: str) -> Path:
+    """The keys folder beside a registry's folder; for one in a bucket it lies here."""
+    if "://" in registry:
+        return Path(f"{registry.rstrip('/').rpartition('/')[2]}.keys")
+    folder = Path(registry)
+    return folder.with_name(f"{folder.resolve().name}.keys")
 
 
 def _passphrases(args: argparse.Namespace, *, ask: bool = True) -> Passphrases:

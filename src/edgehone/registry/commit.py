@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgehone.registry.keys import KeyRing, short
 from edgehone.registry.names import Expiry, metadata_path
+from edgehone.registry.objects import Objects
 from edgehone.registry.state import State
-from edgehone.registry.store import Store
 from edgehone_agent.errors import TrustError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Changes:
     snapshot: bool = False
 
 
-def commit(store: Store, state: State, ring: KeyRing, changes: Changes, now: datetime) -> bytes | None:
+def commit(store: Objects, state: State, ring: KeyRing, changes: Changes, now: datetime) -> bytes | None:
     """Sign and write.
 
     Args:
@@ -121,7 +121,7 @@ def _catch_up(state: State, changes: Changes) -> Changes:
 
 
 def _write(
-    store: Store, files: Mapping[str, bytes], stamp: bytes | None, root: tuple[str, bytes | None], *, root_last: bool
+    store: Objects, files: Mapping[str, bytes], stamp: bytes | None, root: tuple[str, bytes | None], *, root_last: bool
 ) -> None:
     for path, content in files.items():
         store.write(path, content)
@@ -132,7 +132,7 @@ def _write(
 
 
 def first(
-    store: Store, ring: KeyRing, root: Root, tasks: Mapping[str, Targets], targets: Targets, now: datetime
+    store: Objects, ring: KeyRing, root: Root, tasks: Mapping[str, Targets], targets: Targets, now: datetime
 ) -> bytes:
     """Sign and write the first metadata of a registry, and return the root's bytes.
 

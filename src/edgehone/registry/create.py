@@ -23,8 +23,8 @@ from edgehone.registry.names import (
     metadata_path,
     role_of,
 )
+from edgehone.registry.objects import Objects
 from edgehone.registry.state import read
-from edgehone.registry.store import Store
 from edgehone_agent.durable import write_bytes
 from edgehone_agent.errors import TrustError
 
@@ -35,7 +35,7 @@ ROOT = "root.json"  # the trusted root, kept with the keys; nodes get a copy
 
 
 def create(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     tasks: Sequence[str],
     now: datetime,
@@ -65,14 +65,12 @@ def create(
     from edgehone.registry.tuf import Root, Targets
 
     keys = ring.folders[0]
-    check_apart(store.folder, ring.folders)
+    check_apart(store, ring.folders)
     for task in tasks:
         check_task(task)
     with store.lock(new=True), ring.transaction():
         if store.read(metadata_path("timestamp", 0)) is not None:
-            raise InputError(
-                "this folder holds a registry already", where=str(store.folder), do="choose another folder"
-            )
+            raise InputError("this folder holds a registry already", where=store.place(), do="choose another folder")
         if (keys / ROOT).exists():
             raise InputError(
                 "this folder holds the keys of another registry", where=str(keys), do="choose another --keys"
@@ -94,7 +92,7 @@ def create(
 
 
 def add_task(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     task: str,
     now: datetime,
@@ -118,7 +116,7 @@ def add_task(
         TrustError: too few targets keys are at hand.
     """
     check_task(task)
-    check_apart(store.folder, ring.folders)
+    check_apart(store, ring.folders)
     with store.lock(), ring.transaction():
         state = read(store, anchor)
         role = role_of(task)

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgehone_agent.durable import replace, write_bytes
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from edgehone.registry.objects import Objects
     from edgehone.registry.tuf import CryptoSigner, Key
 
 MIN_PASSPHRASE = 12  # PKCS #8 stretches a passphrase only a little, so it must be long
@@ -245,14 +245,14 @@ def is_plain(path: Path) -> bool:
     return b"ENCRYPTED" not in path.read_bytes()
 
 
-def check_apart(registry: Path, folders: Iterable[Path]) -> None:
+def check_apart(store: Objects, folders: Iterable[Path]) -> None:
     """Refuse private keys inside the folder that a web server shows to everybody.
 
     Raises:
         InputError: a keys folder is the registry or lies in it.
     """
     for folder in folders:
-        if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(registry)):
+        if store.serves(folder):
             raise InputError(
                 "private keys may not lie in the folder that is served", where=str(folder), do="choose another --keys"
             )

@@ -4,8 +4,9 @@
     prepare → sign (elsewhere) → complete     the key of the task is on a machine that never sees the registry
 
 Rules:
-- Blobs first, then metadata: see `store` and `commit`. A command that was killed can be repeated as it was.
+- Blobs first, then metadata: see `objects` and `commit`. A command that was killed can be repeated as it was.
 - Publishing what is live already changes nothing and is no error.
+- Deltas from the last versions are made on the way where they are wanted; see `shortcuts`.
 - A prepared folder holds the metadata to sign and `release.json`, which says in plain words what signing it means.
   It is completed only on top of the very version it was prepared from.
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +27,10 @@ from edgehone.registry import release
 from edgehone.registry.commit import Changes, commit
 from edgehone.registry.incoming import match_deltas, read_bundles
 from edgehone.registry.keys import KeyRing, short
-from edgehone.registry.names import blob_path, role_of
+from edgehone.registry.names import MAX_TARGETS, blob_path, role_of
+from edgehone.registry.objects import Objects
+from edgehone.registry.shortcuts import LeftOut, Wanted, make, pairs
 from edgehone.registry.state import State, read
-from edgehone.registry.store import Store
 from edgehone_agent.durable import write_bytes
 from edgehone_agent.errors import TrustError
 
@@ -47,6 +50,8 @@ class Published:
         added, removed: target paths.
         role_version: of the task's metadata.
         new: False when exactly this was live already and nothing changed.
+        deltas: shorter ways to this version.
+        left_out: deltas that were not made.
     """
 
     task: str
@@ -55,16 +60,19 @@ class Published:
     removed: tuple[str, ...]
     role_version: int
     new: bool = True
+    deltas: tuple[release.Way, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def publish(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     bundles: Sequence[Path],
     deltas: Sequence[Path],
     now: datetime,
     *,
     anchor: bytes | None = None,
+    wanted: Wanted | None = None,
 ) -> Published:
     """Release a version of a task.
 
@@ -75,6 +83,7 @@ def publish(
         deltas: that lead from live bundles to these.
         now: the time that expiries count from.
         anchor: the trusted root.
+        wanted: further deltas, to be made from the last versions.
 
     Raises:
         InputError: bundles that make no release, a version that is not higher, an unknown task, a wrong passphrase.
@@ -82,9 +91,9 @@ def publish(
         BusyError: somebody else is changing the registry.
         RegistryError, HostError: the registry cannot be read or written.
     """
-    with store.lock():
+    with store.lock(), tempfile.TemporaryDirectory() as scratch:
         state = read(store, anchor)
-        plan = _plan(store, state, bundles, deltas)
+        plan = _plan(store, state, bundles, deltas, wanted, Path(scratch))
         if plan.content is not None:
             plan.put(store)
             commit(store, state, ring, Changes(roles={role_of(plan.done.task): plan.content}), now)
@@ -92,13 +101,14 @@ def publish(
 
 
 def prepare(
-    store: Store,
+    store: Objects,
     folder: Path,
     bundles: Sequence[Path],
     deltas: Sequence[Path],
     now: datetime,
     *,
     anchor: bytes | None = None,
+    wanted: Wanted | None = None,
 ) -> Published:
     """Upload the blobs, and write what is to be signed into a new folder. Nodes see nothing of it yet.
 
@@ -109,9 +119,9 @@ def prepare(
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("the folder is not empty", where=str(folder), do="choose a new name")
-    with store.lock():
+    with store.lock(), tempfile.TemporaryDirectory() as scratch:
         state = read(store, anchor)
-        plan = _plan(store, state, bundles, deltas)
+        plan = _plan(store, state, bundles, deltas, wanted, Path(scratch))
         if plan.content is None:
             raise InputError("this release is live already", where=plan.done.task, do="there is nothing to do")
         role = role_of(plan.done.task)
@@ -174,7 +184,7 @@ def sign(folder: Path, ring: KeyRing, key: Path) -> str:
     return short(signer.public_key.keyid)
 
 
-def complete(store: Store, ring: KeyRing, folder: Path, now: datetime, *, anchor: bytes | None = None) -> Published:
+def complete(store: Objects, ring: KeyRing, folder: Path, now: datetime, *, anchor: bytes | None = None) -> Published:
     """Put a prepared and signed release in place. Needs the online key only.
 
     Raises:
@@ -182,13 +192,16 @@ def complete(store: Store, ring: KeyRing, folder: Path, now: datetime, *, anchor
         TrustError: it is not signed by the task's key, or a blob is missing or altered.
     """
     note, metadata = read_prepared(folder)
-    done = Published(note["task"], note["version"], tuple(note["added"]), tuple(note["removed"]), note["role_version"])
+    done = Published(
+        note["task"], note["version"], tuple(note["added"]), tuple(note["removed"]), note["role_version"],
+        deltas=release.ways(metadata.signed, note["version"]),
+    )  # fmt: skip
     role = role_of(done.task)
     with store.lock():
         state = read(store, anchor)
         delegated = _delegated(state, role)
         if state.version(role) == done.role_version and state.roles[role].signed == metadata.signed:
-            return Published(**{**asdict(done), "new": False})
+            return replace(done, new=False)
         if state.version(role) + 1 != done.role_version:
             raise InputError(
                 f"the registry has changed since this was prepared: {role} is at version {state.version(role)}",
@@ -218,6 +231,7 @@ def _meaning(content: Targets) -> dict[str, Any]:
         "expires": content.expires.isoformat(),
         "live_versions": sorted({bundle.version for bundle in release.listed(content)}),
         "added": sorted(path for path in content.targets if path.split("/")[1].startswith(f"{version}-")),
+        "deltas": [asdict(way) for way in release.ways(content, version)],
         "digests": {path: file.hashes["sha256"] for path, file in sorted(content.targets.items())},
     }
 
@@ -228,30 +242,47 @@ class _Plan:
     content: Targets | None
     blobs: Mapping[str, tuple[Path, str]]
 
-    def put(self, store: Store) -> None:
+    def put(self, store: Objects) -> None:
         for path, (file, sha256) in self.blobs.items():
             store.put(path, file, sha256)
 
 
-def _plan(store: Store, state: State, files: Sequence[Path], delta_files: Sequence[Path]) -> _Plan:
+def _plan(
+    store: Objects,
+    state: State,
+    files: Sequence[Path],
+    delta_files: Sequence[Path],
+    wanted: Wanted | None,
+    scratch: Path,
+) -> _Plan:
     bundles = read_bundles(files)
     task, version = bundles[0].task, bundles[0].version
     role = role_of(task)
     _delegated(state, role)
     content = copy.deepcopy(state.roles[role].signed)
-    live = release.listed(content)
+    live = [bundle for bundle in release.listed(content) if bundle.version < version]
     new = {bundle.sha256: file for bundle, file in zip(bundles, files, strict=True)}
-    old = {
-        bundle.sha256: store.local(blob_path(bundle.path, bundle.sha256)) for bundle in live if bundle.version < version
-    }
-    deltas = match_deltas(delta_files, old, new)
-    if release.same(content, bundles, deltas):
-        return _Plan(Published(task, version, (), (), content.version, new=False), None, {})
-    added = release.add(content, bundles, deltas)
+    old = {}
+    if delta_files:
+        old = {bundle.sha256: store.fetch(blob_path(bundle.path, bundle.sha256), scratch) for bundle in live}
+    deltas = dict(zip(match_deltas(delta_files, old, new), delta_files, strict=True))
+    if release.same(content, bundles, tuple(deltas)):
+        ways = release.ways(content, version)
+        return _Plan(Published(task, version, (), (), content.version, new=False, deltas=ways), None, {})
+    release.check_higher(content, task, version)
+    left_out: tuple[LeftOut, ...] = ()
+    if wanted is not None:
+        served = {delta.from_sha256 for delta in deltas}
+        among = [pair for pair in pairs(live, bundles, wanted.versions) if pair.old.sha256 not in served]
+        made = make(store, wanted, among, new, MAX_TARGETS - len(bundles) - len(deltas), scratch)
+        deltas, left_out = {**deltas, **made.deltas}, made.left_out
+    added = release.add(content, bundles, tuple(deltas))
     removed = release.make_room(content)
-    sources = {**new, **{delta.sha256: file for delta, file in zip(deltas, delta_files, strict=True)}}
+    sources = {**new, **{delta.sha256: file for delta, file in deltas.items()}}
     blobs = {blob_path(path, sha256): (sources[sha256], sha256) for sha256, path in added.items()}
-    return _Plan(Published(task, version, tuple(added.values()), removed, content.version + 1), content, blobs)
+    ways = release.ways(content, version)
+    done = Published(task, version, tuple(added.values()), removed, content.version + 1, deltas=ways, left_out=left_out)
+    return _Plan(done, content, blobs)
 
 
 def _delegated(state: State, role: str) -> Any:

@@ -3,7 +3,7 @@
 Rules:
 - A version is one release: one or more members, and deltas that lead to them. It comes and goes as a whole.
 - Versions only grow, also past a revoked one: the role remembers the highest it ever had, because nodes do.
-- A role lists at most 100 targets. The oldest versions leave first; the newest always stays.
+- A role lists at most 100 targets. Deltas to older versions leave first, then the oldest versions; the newest stays.
 
 No files and no clock here.
 """
@@ -44,6 +44,27 @@ class NewDelta:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A delta that a role lists.
+
+    Attributes:
+        path: its target path.
+        member: of the bundle it makes.
+        from_sha256: the bundle it starts from.
+        from_version: of that bundle, None when it is live no more.
+        size_bytes: of the delta.
+        share: of the bundle it makes, 0 to 1.
+    """
+
+    path: str
+    member: str
+    from_sha256: str
+    from_version: int | None
+    size_bytes: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Listed:
     """One bundle that a role lists. `rank` orders the members of a version, lower is preferred."""
 
@@ -53,16 +74,26 @@ class Listed:
     rank: int
     sha256: str
     size_bytes: int
-    deltas: tuple[str, ...]
+    deltas: tuple[Way, ...]
 
 
 def listed(targets: Targets) -> tuple[Listed, ...]:
     """Every bundle that a role lists, newest version first, in a version by rank."""
     found = []
+    versions = {
+        file.hashes["sha256"]: _about(file)["version"] for file in targets.targets.values() if "member" in _about(file)
+    }
     for path, file in targets.targets.items():
         about = _about(file)
         if "member" in about:
-            deltas = tuple(delta["path"] for delta in about["deltas"])
+            known = [delta for delta in about["deltas"] if delta["path"] in targets.targets]
+            deltas = tuple(
+                Way(
+                    delta["path"], about["member"], delta["from"], versions.get(delta["from"]), size, size / file.length
+                )
+                for delta in known
+                for size in [targets.targets[delta["path"]].length]
+            )
             found.append(
                 Listed(
                     path, about["version"], about["member"], about["rank"], file.hashes["sha256"], file.length, deltas
@@ -71,9 +102,27 @@ def listed(targets: Targets) -> tuple[Listed, ...]:
     return tuple(sorted(found, key=lambda bundle: (-bundle.version, bundle.rank)))
 
 
+def ways(targets: Targets, version: int) -> tuple[Way, ...]:
+    """Deltas that lead to a version."""
+    return tuple(way for bundle in listed(targets) if bundle.version == version for way in bundle.deltas)
+
+
 def highest(targets: Targets) -> int:
     """The highest version that the role ever listed, 0 when there was none."""
     return int(targets.unrecognized_fields.get(FIELD, {}).get("highest_version", 0))
+
+
+def check_higher(targets: Targets, task: str, version: int) -> None:
+    """Refuse a version that is not higher than all before it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if version <= highest(targets):
+        raise InputError(
+            f"version {version} of {task!r} is not higher than {highest(targets)}, which was released before",
+            do=f"build the bundle again with version {highest(targets) + 1} or higher",
+        )
 
 
 def add(targets: Targets, bundles: Sequence[NewBundle], deltas: Sequence[NewDelta]) -> dict[str, str]:
@@ -92,11 +141,7 @@ def add(targets: Targets, bundles: Sequence[NewBundle], deltas: Sequence[NewDelt
             it is more than a role can list.
     """
     task, version = bundles[0].task, bundles[0].version
-    if version <= highest(targets):
-        raise InputError(
-            f"version {version} of {task!r} is not higher than {highest(targets)}, which was released before",
-            do=f"build the bundle again with version {highest(targets) + 1} or higher",
-        )
+    check_higher(targets, task, version)
     if len(bundles) + len(deltas) > MAX_TARGETS:
         raise InputError(
             f"{len(bundles) + len(deltas)} files in one release; a role lists at most {MAX_TARGETS}",
@@ -139,25 +184,39 @@ def remove(targets: Targets, version: int) -> tuple[str, ...]:
 
 
 def make_room(targets: Targets) -> tuple[str, ...]:
-    """Take the oldest versions out until the role is short enough, and return the target paths that left."""
+    """Take out deltas to older versions, then the oldest versions, until the role is short enough.
+
+    Returns:
+        The target paths that left.
+    """
     gone: tuple[str, ...] = ()
-    while len(targets.targets) > MAX_TARGETS:
-        gone += remove(targets, min(_about(file).get("version", 0) for file in targets.targets.values()))
+    versions = sorted({_about(file).get("version", 0) for file in targets.targets.values()})[:-1]
+    for drop in (_remove_deltas, remove):
+        for version in versions:
+            if len(targets.targets) > MAX_TARGETS:
+                gone += drop(targets, version)
     return gone
 
 
 def same(targets: Targets, bundles: Sequence[NewBundle], deltas: Sequence[NewDelta]) -> bool:
-    """Whether exactly this release is live already."""
+    """Whether this release is live already, with these deltas; it may have more of them."""
     version = bundles[0].version
-    live = {
-        path: file.hashes["sha256"] for path, file in targets.targets.items() if _about(file).get("version") == version
-    }
+    live = {bundle.path: bundle.sha256 for bundle in listed(targets) if bundle.version == version}
     new = {bundle_path(bundle.task, version, bundle.member): bundle.sha256 for bundle in bundles}
-    return (
-        bool(live)
-        and set(live.values()) == {*new.values(), *(delta.sha256 for delta in deltas)}
-        and (all(live.get(path) == sha256 for path, sha256 in new.items()))
-    )
+    listed_deltas = {targets.targets[way.path].hashes["sha256"] for way in ways(targets, version)}
+    return bool(live) and live == new and {delta.sha256 for delta in deltas} <= listed_deltas
+
+
+def _remove_deltas(targets: Targets, version: int) -> tuple[str, ...]:
+    """Take the deltas to a version out; what names them says so no more."""
+    gone = tuple(way.path for way in ways(targets, version))
+    for path in gone:
+        del targets.targets[path]
+    for file in targets.targets.values():
+        about = _about(file)
+        if gone and "member" in about:
+            about["deltas"] = [delta for delta in about["deltas"] if delta["path"] not in gone]
+    return gone
 
 
 def _paths(bundles: Sequence[NewBundle], deltas: Sequence[NewDelta]) -> dict[str, str]:

@@ -17,8 +17,8 @@ from edgehone.registry.commit import Changes, commit
 from edgehone.registry.create import save_anchor, task_key
 from edgehone.registry.keys import KeyRing, check_apart, is_plain, short
 from edgehone.registry.names import FIELD, OFFLINE_ROLES, ONLINE, Approve, role_of
+from edgehone.registry.objects import Objects
 from edgehone.registry.state import State, read
-from edgehone.registry.store import Store
 
 _MIN_ID = 6
 
@@ -34,7 +34,7 @@ class Replaced:
 
 
 def rotate(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     who: str,
     now: datetime,
@@ -61,14 +61,14 @@ def rotate(
         TrustError: too few keys are at hand.
         BusyError, RegistryError, StateError: the registry is in use, cannot be read, or cannot be written.
     """
-    check_apart(store.folder, ring.folders)
+    check_apart(store, ring.folders)
     with store.lock(), ring.transaction():
         state = read(store, anchor)
         return _replace(store, ring, state, who, _chosen(_keyids(state, who), key), now, plain, approve)
 
 
 def revoke_key(
-    store: Store, ring: KeyRing, key: str, now: datetime, *, anchor: bytes | None = None
+    store: Objects, ring: KeyRing, key: str, now: datetime, *, anchor: bytes | None = None
 ) -> tuple[Replaced, ...]:
     """Take a key out of every role that it signs for, and put a new one in its place.
 
@@ -83,7 +83,7 @@ def revoke_key(
         InputError: no role uses such a key.
         TrustError: too few other keys are at hand.
     """
-    check_apart(store.folder, ring.folders)
+    check_apart(store, ring.folders)
     done: list[Replaced] = []
     with store.lock(), ring.transaction():
         state = read(store, anchor)
@@ -101,7 +101,7 @@ def revoke_key(
 
 
 def _replace(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     state: State,
     who: str,

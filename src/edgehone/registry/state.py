@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgehone.registry.names import Expiry, metadata_path, task_of
-from edgehone.registry.store import Store, no_registry
+from edgehone.registry.objects import Objects, no_registry
 from edgehone_agent.errors import RegistryError, TrustError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class State:
         return tuple(sorted(task for task in map(task_of, self.roles) if task is not None))
 
 
-def read(store: Store, anchor: bytes | None = None) -> State:
+def read(store: Objects, anchor: bytes | None = None) -> State:
     """Read and check everything.
 
     Args:
@@ -82,7 +82,7 @@ def read(store: Store, anchor: bytes | None = None) -> State:
                 return
         raise TrustError(
             f"the {role} metadata is not signed by the keys that the root names",
-            where=str(store.folder / path),
+            where=store.place(path),
             do="do not publish; find out who changed the folder, and restore it from a copy",
         )
 
@@ -106,37 +106,37 @@ def read(store: Store, anchor: bytes | None = None) -> State:
         if not _signed_for(targets.signed, role, roles[role]):
             raise TrustError(
                 f"the metadata of {role} is not signed by the key it was delegated to",
-                where=str(store.folder / path),
+                where=store.place(path),
                 do="do not publish; find out who changed the folder, and restore it from a copy",
             )
     return State(root, timestamp, snapshot, targets, roles, tuple(behind))
 
 
-def _roots(store: Store, anchor: bytes | None) -> list[Metadata[Root]]:
+def _roots(store: Objects, anchor: bytes | None) -> list[Metadata[Root]]:
     """The trusted root and every later one, each accepted by the one before and by itself."""
     first = anchor if anchor is not None else store.read(metadata_path("root", 1))
     if first is None:
-        raise no_registry(store.folder)
-    root: Metadata[Root] = _decode(first, "root", "root.json" if anchor else str(store.folder / "metadata/1.root.json"))
+        raise no_registry(store.place())
+    root: Metadata[Root] = _decode(first, "root", "root.json" if anchor else store.place("metadata/1.root.json"))
     if not _signed_for(root.signed, "root", root):
         raise TrustError("the trusted root is not signed by its own keys", do="restore root.json from a copy")
     roots = [root]
     while (content := store.read(path := metadata_path("root", roots[-1].signed.version + 1))) is not None:
-        new: Metadata[Root] = _decode(content, "root", str(store.folder / path))
+        new: Metadata[Root] = _decode(content, "root", store.place(path))
         before = roots[-1].signed
         if new.signed.version != before.version + 1 or not (
             _signed_for(before, "root", new) and _signed_for(new.signed, "root", new)
         ):
             raise TrustError(
                 "this root does not follow from the one before it",
-                where=str(store.folder / path),
+                where=store.place(path),
                 do="do not publish; find out who changed the folder, and restore it from a copy",
             )
         roots.append(new)
     if anchor is not None and store.read(path := metadata_path("root", root.signed.version)) != anchor:
         raise TrustError(
             "the registry's root is not the one kept with the keys",
-            where=str(store.folder / path),
+            where=store.place(path),
             do="give the keys of this registry, or restore the folder from a copy",
         )
     return roots
@@ -146,19 +146,19 @@ def _signed_for(delegator: Root | Targets, role: str, metadata: Any) -> bool:
     return bool(delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures))
 
 
-def _named(store: Store, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
+def _named(store: Objects, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
     meta = snapshot.signed.meta.get(f"{role}.json")
     if meta is None:
-        raise TrustError(f"the snapshot does not name {role}", where=str(store.folder), do="restore it from a copy")
+        raise TrustError(f"the snapshot does not name {role}", where=store.place(), do="restore it from a copy")
     return meta
 
 
-def _parse(store: Store, path: str, kind: str, meta: MetaFile | None = None) -> Any:
+def _parse(store: Objects, path: str, kind: str, meta: MetaFile | None = None) -> Any:
     """A metadata file as the kind it must be, with the version and digest that were announced."""
     from edgehone.registry.tuf import LengthOrHashMismatchError
 
     content = store.read(path)
-    where = str(store.folder / path)
+    where = store.place(path)
     if content is None:
         raise RegistryError("a file of the registry is missing", where=where, do="restore the folder from a copy")
     metadata = _decode(content, kind, where)

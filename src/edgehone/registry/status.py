@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from edgehone.registry import release
 from edgehone.registry.keys import KeyRing, is_plain, short
 from edgehone.registry.names import FIELD, MAX_TARGETS, blob_path, role_of, task_of
+from edgehone.registry.objects import Objects
 from edgehone.registry.state import State
-from edgehone.registry.store import Store
 
 _SOON = 0.2  # of its period
 
 
-def status(store: Store, state: State, ring: KeyRing, now: datetime) -> dict[str, Any]:
+def status(store: Objects, state: State, ring: KeyRing, now: datetime) -> dict[str, Any]:
     """Everything about a registry, as a JSON object.
 
     Args:
@@ -37,7 +38,7 @@ def status(store: Store, state: State, ring: KeyRing, now: datetime) -> dict[str
     for role in roles:
         for key in role["keys"]:
             key["id"] = short(key.pop("keyid"))
-    return {"registry": str(store.folder), "roles": roles, "tasks": tasks, "warnings": warnings}
+    return {"registry": store.place(), "roles": roles, "tasks": tasks, "warnings": warnings}
 
 
 def _role(state: State, ring: KeyRing, role: str, now: datetime) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _task(state: State, task: str) -> dict[str, Any]:
                 "path": bundle.path,
                 "sha256": bundle.sha256,
                 "size_bytes": bundle.size_bytes,
-                "deltas": list(bundle.deltas),
+                "deltas": [asdict(way) for way in bundle.deltas],
             }
         )
     return {
@@ -102,7 +103,7 @@ def _role_warnings(role: dict[str, Any], state: State) -> list[str]:
     return warnings
 
 
-def _blob_warnings(store: Store, state: State) -> list[str]:
+def _blob_warnings(store: Objects, state: State) -> list[str]:
     warnings = []
     for role, metadata in state.roles.items():
         if len(metadata.signed.targets) > MAX_TARGETS:

@@ -1,134 +1,50 @@
-"""The registry's static files, and the lock that lets one publisher at a time change them.
+"""A registry in a folder of this machine, on disk before anything that follows. The rules are those of `objects`.
 
-Rules:
-- Every file appears whole or not at all, and is on disk before the next one is written.
-- What is named appears before what names it: blobs, task role, targets, snapshot, and the timestamp last.
-- Blobs carry their digest in the name and never change. They are read back and hashed after they were put.
+The lock is the kernel's, so it ends with the process, however it ends.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edgehone.errors import HostError
+from edgehone.registry.objects import LOCK, Objects, no_registry
 from edgehone_agent.durable import sync_folder, write_bytes
-from edgehone_agent.errors import BusyError, RegistryError
+from edgehone_agent.errors import BusyError
 
-_LOCK = ".lock"
 _UNFINISHED = re.compile(r"#\d+$|^\..*\.partial$")  # what obstore and durable.write_bytes leave when they are killed
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One file: path inside the registry, size, and when it was written (UTC)."""
-
-    path: str
-    size_bytes: int
-    modified: datetime
-
-
-def no_registry(folder: Path) -> RegistryError:
-    """What to say about a folder that holds no registry."""
-    return RegistryError(
-        "there is no registry in this folder",
-        where=str(folder),
-        do="give the right folder, or make one with `edgehone registry init`",
-    )
-
-
-class Store:
-    """A registry's folder. Paths are relative, with forward slashes."""
+class Store(Objects):
+    """A registry's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, path: str) -> bytes | None:
-        """A file's content, None when there is no such file.
+    def place(self, path: str = "") -> str:
+        """See `Objects`."""
+        return str(self.folder / path)
 
-        Raises:
-            RegistryError: it cannot be read.
-        """
-        try:
-            return (self.folder / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise RegistryError(
-                error.strerror or str(error), where=str(self.folder / path), do="fix the permission or restore the file"
-            ) from error
+    def serves(self, folder: Path) -> bool:
+        """See `Objects`."""
+        return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.folder))
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a metadata file whole or not at all, on disk on return.
-
-        Raises:
-            StateError: the disk is full or read-only, or the folder may not be written.
-        """
+        """See `Objects`."""
         write_bytes(self.folder / path, content)
 
-    def put(self, path: str, file: Path, sha256: str) -> None:
-        """Put a blob, whole or not at all, on disk on return; does nothing when it is there already.
-
-        Raises:
-            RegistryError: what arrived is not what was sent.
-            HostError: the folder cannot be written.
-        """
-        if self.holds(path, sha256):
-            return
-        import obstore
-        from obstore.exceptions import BaseError
-
-        try:
-            obstore.put(self._objects(), path, file)
-            self._sync(path)
-        except (OSError, BaseError) as error:
-            raise HostError(
-                f"the blob cannot be written: {str(error).splitlines()[0]}",
-                where=str(self.folder / path),
-                do="free space or fix the permission, then run the same command again",
-            ) from error
-        if not self.holds(path, sha256):
-            obstore.delete(self._objects(), path)
-            raise RegistryError(
-                "what was stored is not what was sent", where=str(file), do="leave the file alone, then publish again"
-            )
-
-    def holds(self, path: str, sha256: str) -> bool:
-        """Whether a blob is there with this digest."""
-        try:
-            with (self.folder / path).open("rb") as blob:
-                return hashlib.file_digest(blob, "sha256").hexdigest() == sha256
-        except OSError:
-            return False
-
-    def local(self, path: str) -> Path:
-        """A blob as a local file."""
+    def fetch(self, path: str, scratch: Path) -> Path:  # noqa: ARG002  the blob is a local file already
+        """See `Objects`."""
         return self.folder / path
 
-    def entries(self, prefix: str) -> list[Entry]:
-        """Every file under a prefix, sorted by path."""
-        import obstore
-
-        found = obstore.list(self._objects(), prefix).collect() if (self.folder / prefix).is_dir() else []
-        return sorted(
-            (Entry(str(item["path"]), int(item["size"]), item["last_modified"]) for item in found),
-            key=lambda entry: entry.path,
-        )
-
-    def delete(self, path: str) -> None:
-        """Remove a file; fine when it is gone already."""
-        (self.folder / path).unlink(missing_ok=True)
-
     def sweep(self) -> int:
-        """Remove what killed writers left half done, and return how many files that were."""
+        """See `Objects`."""
         found = [path for path in self.folder.rglob("*") if path.is_file() and _UNFINISHED.search(path.name)]
         for path in found:
             path.unlink(missing_ok=True)
@@ -136,31 +52,22 @@ class Store:
 
     @contextmanager
     def lock(self, *, new: bool = False) -> Iterator[None]:
-        """Keep other publishers out. The lock ends with the process, however it ends.
-
-        Args:
-            new: make the folder if need be; without it nothing is made where no registry is.
-
-        Raises:
-            BusyError: somebody else has it.
-            RegistryError: there is no registry.
-            HostError: the folder cannot be written.
-        """
+        """See `Objects`."""
         if not new and not (self.folder / "metadata").is_dir():
-            raise no_registry(self.folder)
+            raise no_registry(self.place())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise HostError(
-                error.strerror or str(error), where=str(self.folder), do="give a folder that you may write to"
+                error.strerror or str(error), where=self.place(), do="give a folder that you may write to"
             ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BusyError(
-                    "another command is changing this registry", where=str(self.folder), do="try again when it is done"
+                    "another command is changing this registry", where=self.place(), do="try again when it is done"
                 ) from None
             yield
         finally:
@@ -169,7 +76,9 @@ class Store:
     def _objects(self) -> Any:
         from obstore.store import LocalStore
 
-        return LocalStore(prefix=self.folder, mkdir=True)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(self.folder)
+        return LocalStore(prefix=self.folder)
 
     def _sync(self, path: str) -> None:
         file = self.folder / path

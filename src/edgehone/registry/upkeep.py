@@ -15,8 +15,8 @@ from edgehone.registry.commit import Changes, commit
 from edgehone.registry.create import save_anchor
 from edgehone.registry.keys import KeyRing
 from edgehone.registry.names import FIELD, OFFLINE_ROLES, Expiry, blob_path, role_of
+from edgehone.registry.objects import Entry, Objects
 from edgehone.registry.state import State, read
-from edgehone.registry.store import Entry, Store
 
 if TYPE_CHECKING:
     from edgehone.registry.tuf import Targets
@@ -34,7 +34,7 @@ class Pruned:
 
 
 def refresh(
-    store: Store,
+    store: Objects,
     ring: KeyRing,
     now: datetime,
     *,
@@ -87,7 +87,7 @@ def refresh(
 
 
 def revoke_release(
-    store: Store, ring: KeyRing, task: str, version: int, now: datetime, *, anchor: bytes | None = None
+    store: Objects, ring: KeyRing, task: str, version: int, now: datetime, *, anchor: bytes | None = None
 ) -> tuple[str, ...]:
     """Take a release back, and return the target paths that left. Its version is never used again.
 
@@ -108,7 +108,7 @@ def revoke_release(
     return gone
 
 
-def prune(store: Store, now: datetime, *, keep_days: float | None = None, anchor: bytes | None = None) -> Pruned:
+def prune(store: Objects, now: datetime, *, keep_days: float | None = None, anchor: bytes | None = None) -> Pruned:
     """Remove metadata that was replaced, and blobs that only such metadata names, more than `keep_days` ago.
 
     Roots stay for ever: a node that slept for years follows the chain. Blobs younger than that stay too, for a release
@@ -158,7 +158,7 @@ def _replaced(entries: Collection[Entry], state: State, limit: datetime) -> list
     return old
 
 
-def _named_blobs(store: Store, without: Collection[str]) -> set[str]:
+def _named_blobs(store: Objects, without: Collection[str]) -> set[str]:
     """Blobs that any task's metadata names, but for files that are about to go."""
     from edgehone.registry.tuf import DeserializationError, Metadata, Targets
 

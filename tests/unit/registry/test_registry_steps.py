@@ -210,7 +210,11 @@ def test_deltas_are_listed_beside_their_bundle_and_leave_with_it() -> None:
     assert targets.targets[path].custom["edgehone"] == {"from": old.sha256, "to": new[0].sha256, "version": 2}
     order = [(one.version, one.member, one.rank) for one in release.listed(targets)]
     assert order == [(2, "a", 0), (2, "b", 1), (1, "a", 0)]
-    assert release.same(targets, new, [delta]) and not release.same(targets, new, [])
+    (way,) = release.ways(targets, 2)
+    assert (way.path, way.member, way.from_version, way.size_bytes) == (path, "a", 1, 3) and way.share == 3 / 9
+    assert release.same(targets, new, [delta]) and release.same(targets, new, [])  # nothing is asked that is not there
+    assert not release.same(targets, new, [release.NewDelta(old.sha256, new[0].sha256, "e" * 64, 3)])
+    assert not release.same(targets, new[:1], []) and not release.same(targets, new[::-1][:1], [])
     assert set(release.remove(targets, 2)) == {"digits/2-a.bundle", "digits/2-b.bundle", path}
     assert set(targets.targets) == {"digits/1-a.bundle"} and release.highest(targets) == 2
 
@@ -235,6 +239,27 @@ def test_a_release_larger_than_a_role() -> None:
         release.add(targets, bundles(2, *map(str, range(101))), [])
     release.add(targets, bundles(3, "a"), [])
     assert len(release.make_room(targets)) == 100 and set(targets.targets) == {"digits/3-a.bundle"}
+
+
+def test_deltas_to_older_versions_leave_before_bundles_do() -> None:
+    targets = empty()
+    before: list[release.NewBundle] = []
+    for version in range(1, 26):
+        (new,) = bundles(version, "a")
+        deltas = [
+            release.NewDelta(old.sha256, new.sha256, hashlib.sha256(f"{old.version}-{version}".encode()).hexdigest(), 3)
+            for old in before[-4:]
+        ]
+        release.add(targets, [new], deltas)
+        gone = release.make_room(targets)
+        assert all(path.endswith(".delta") and not path.startswith(f"digits/{version}-") for path in gone)
+        before.append(new)
+    assert [bundle.version for bundle in release.listed(targets)] == list(range(25, 0, -1))
+    ways = {bundle.version: len(bundle.deltas) for bundle in release.listed(targets)}
+    assert 100 - 4 <= len(targets.targets) <= 100  # deltas to one version leave together
+    assert ways[25] == 4 and sorted(ways.values(), reverse=True) == [ways[version] for version in range(25, 0, -1)]
+    named = [delta["path"] for file in targets.targets.values() for delta in file.custom["edgehone"].get("deltas", [])]
+    assert set(named) == {path for path in targets.targets if path.endswith(".delta")}
 
 
 def test_status_of_a_sound_registry(digits: Any) -> None:
