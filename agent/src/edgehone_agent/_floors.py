@@ -4,11 +4,12 @@ Kept twice, as a file (written whole, synced, moved into place) and as a row in 
 Each copy carries a counter and a digest of itself. The newer one counts, and where both speak of the same keys the
 higher floor of either. Floors are bound to the keys that signed: a new key starts anew, or a stolen one that signed
 version 2⁵³ would stop updates for ever (compare the TUF specification, section 5.3.11). That opens nothing: which key
-counts is said by the delegating role, whose own floor stands, and the root's floor is bound to no key.
+counts is said by the delegating role, whose own floor stands, and the root's floor is bound to the registry alone.
 
 Two kinds of floors:
 - `roles`: version of each metadata role, the root included. Metadata below it is a replay.
-- `tasks`: version of the newest release that a node took. Older ones are not offered.
+- `tasks`: version of the newest release that a node took. Older ones are not offered. A new key takes this floor over
+  as far as it knows of such releases; see `verify`.
 and one time: when the newest timestamp was signed, plus the time that this node ran since.
 """
 

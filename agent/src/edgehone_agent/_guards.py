@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgehone_agent._floors import Floors, Mark
+from edgehone_agent._releases import highest_version
 from edgehone_agent.errors import TrustError
 
 if TYPE_CHECKING:
@@ -44,27 +45,30 @@ def refuse_older(floors: Floors, marks: Mapping[str, Mark]) -> None:
             )
 
 
-def raised(floors: Floors, found: Verified, floor_s: float) -> Floors:
+def raised(floors: Floors, found: Verified, marks: Mapping[str, Mark], floor_s: float) -> Floors:
     """The floors after a state was verified.
+
+    What a key that was replaced had signed is a floor as far as the new key knows of it: the owner never releases below
+    what was released before, and a version that the owner does not know of is a thief's.
 
     Args:
         floors: those before.
         found: the state.
+        marks: its versions, and by whose keys they were signed.
         floor_s: the time floor now, which may have grown while this node ran.
     """
     from edgehone_agent._tuf import TIMESTAMP
 
-    marks = found.marks()
     keys = marks[TIMESTAMP].keys
     same = keys == floors.time_keys
     # The longest period counts: while a registry changes it, a timestamp may still be of the longer one.
     period_s = max(stated_period_s(found.root, TIMESTAMP), floors.period_s if same else 0.0)
     signed_s = found.timestamp.expires.timestamp() - period_s if period_s else 0.0
-    role = found.delegation.name
-    known = floors.roles.get(role)
+    task, keys_now = found.delegation.name.removeprefix("task-"), marks[found.delegation.name].keys
     tasks = dict(floors.tasks)
-    if known is not None and known.keys != marks[role].keys:  # what a key that was replaced had released is no floor
-        tasks.pop(role.removeprefix("task-"), None)
+    taken = tasks.get(task)
+    if taken is not None and taken.keys not in ("", keys_now):
+        tasks[task] = Mark(keys_now, min(taken.version, highest_version(found.role)))
     return replace(
         floors,
         time_s=max(signed_s, floor_s) if same else signed_s,

@@ -97,6 +97,12 @@ class HttpSource:
                 self._fill(path, part, progress)
             part.finish()
 
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            _hang_up(connection.sock)
+
     def _read(self, path: str, max_bytes: int) -> bytes | None:
         with self._answer(path, {}) as response:
             if response.status in _NOT_THERE:

@@ -19,7 +19,7 @@ from edgehone_agent.fit import read_fit
 from edgehone_agent.wire.manifest import Fit
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
+    from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -101,6 +101,18 @@ def read_releases(task: str, targets: Mapping[str, TargetFile]) -> tuple[Release
         if "member" in about:
             found.append(_release(task, path, file, about, targets))
     return tuple(sorted(found, key=lambda release: (-release.version, release.rank, release.member)))
+
+
+def highest_version(role: Targets) -> int:
+    """The highest version that a task's role knows to have been released, 0 when it knows of none.
+
+    An edgehone registry states it, for a release that was taken back still counts. Where nothing readable is stated,
+    the highest that is listed counts.
+    """
+    stated = role.unrecognized_fields.get("x-edgehone")
+    known = [stated.get("highest_version")] if isinstance(stated, Mapping) else []
+    known += [_about(file).get("version") for file in role.targets.values()]
+    return max((one for one in known if type(one) is int and 0 < one <= MAX_VERSION), default=0)
 
 
 def _release(

@@ -74,10 +74,10 @@ class Verified:
             (self.delegation.name, self.role),
         )
 
-    def marks(self) -> dict[str, Mark]:
-        """Version of every role, and by whose keys it was signed."""
+    def marks(self, anchor: str) -> dict[str, Mark]:
+        """Version of every role, and by whose keys it was signed; the root's goes with the registry named `anchor`."""
         marks = {
-            name: Mark("" if name == ROOT else name_keys(self.root.roles[name]), signed.version)
+            name: Mark(anchor if name == ROOT else name_keys(self.root.roles[name]), signed.version)
             for name, signed in self.signed()[:-1]
         }
         return {**marks, self.delegation.name: Mark(name_keys(self.delegation), self.role.version)}
@@ -136,6 +136,14 @@ def read_root(content: bytes) -> Root:
             f"this is no root of a registry: {error}", where="root", do="give the root.json of your registry"
         ) from error
     return root
+
+
+def knows_root(folder: Path, root: bytes) -> bool:
+    """Whether a root is one of those that local metadata came by."""
+    try:
+        return any(file.read_bytes() == root for file in (folder / "root_history").glob("*.root.json"))
+    except OSError:
+        return False
 
 
 def refresh(folder: Path, root: bytes, source: Source, task: str, at_s: float) -> Verified | Expired:

@@ -4,6 +4,10 @@
 
 Order: lock the folder → load what is there → listen → look at the registry, again and again. Serving never waits for
 the registry. SIGTERM and SIGINT let running requests end; SIGHUP reads requests from commands and looks at once.
+
+A signal counts from the first moment to the last: one that comes while models are loaded is acted on right after, and
+none of them ever ends the process in the middle. A process that was told to stop must not look like one that died, for
+that is blamed on the model. What a look at the registry runs into is logged and never the last look; a defect too.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,19 +32,21 @@ from edgehone_agent import __version__
 from edgehone_agent.capture import Capture, read_key
 from edgehone_agent.config import Settings, redacted, socket_path
 from edgehone_agent.errors import ConfigError, StateError
-from edgehone_agent.lock import lock_owner
+from edgehone_agent.lock import announce, lock_owner
 from edgehone_agent.node import Node
-from edgehone_agent.requests import answer_all
+from edgehone_agent.requests import Act, answer_all
 from edgehone_agent.serve.limits import Limits
-from edgehone_agent.updates import Updates, first_wait_s, wait_s
+from edgehone_agent.updates import Stopped, Updates, first_wait_s, wait_s
 
 if TYPE_CHECKING:
     from edgehone_agent.serve.mqtt import MqttBridge
     from edgehone_agent.serve.tls import Tls
+    from edgehone_agent.transport import Source
     from edgehone_agent.verify import Verifier
 
 log = logging.getLogger("edgehone_agent.agent")
 
+_END = (signal.SIGTERM, signal.SIGINT)
 _REQUESTS_S = 5.0  # how often requests are looked for without a signal
 _SWITCH_S = 0.0005  # how long the watch may keep the interpreter from an answer; Python's own default is 5 ms
 
@@ -59,12 +66,9 @@ def run_agent(settings: Settings, *, rng: random.Random | None = None) -> None:
     sys.setswitchinterval(_SWITCH_S)
     owner = lock_owner(settings.state)
     if owner is not None:
-        raise StateError(
-            f"another agent runs with this folder (process {owner})",
-            where=str(settings.state),
-            do="stop it, or give this one a folder of its own: --state FOLDER",
-        )
+        raise _taken(settings.state, owner)
     with ExitStack() as stack:
+        signals = stack.enter_context(_signals())
         capture = _open_capture(settings)
         if capture is not None:
             stack.callback(capture.close)
@@ -73,6 +77,8 @@ def run_agent(settings: Settings, *, rng: random.Random | None = None) -> None:
             watch=settings.watch.enabled, capture=capture,
         )  # fmt: skip
         stack.enter_context(node)
+        if not node.claim() and node.fault is None:  # another one was quicker
+            raise _taken(settings.state, lock_owner(settings.state) or 0)
         if not node.tasks():
             raise ConfigError(
                 "there is no task to serve",
@@ -84,7 +90,48 @@ def run_agent(settings: Settings, *, rng: random.Random | None = None) -> None:
             log.log(logging.INFO if told["ready"] or not told["fault"] else logging.WARNING, "%s: %s", name, word)
         if node.fault:
             log.warning("the state folder cannot be written, so nothing is updated: %s", node.fault)
-        asyncio.run(Agent(settings, node, capture, rng or random.Random()).run())
+        asyncio.run(Agent(settings, node, capture, rng or random.Random()).run(signals))
+
+
+class Signals:
+    """The signals that came, told to whoever listens; those that came before it listened too."""
+
+    def __init__(self) -> None:
+        self._early: list[int] = []
+        self._listener: Callable[[int], object] = self._early.append
+
+    def arrived(self, number: int, _frame: object) -> None:
+        """For `signal.signal`."""
+        self._listener(number)
+
+    def listen(self, listener: Callable[[int], object]) -> None:
+        """Hand every signal to `listener` from now on, on the main thread between two of its steps."""
+        self._listener = listener
+        while self._early:
+            listener(self._early.pop(0))
+
+    def mute(self) -> None:
+        """The process ends anyway."""
+        self._listener = lambda _: None
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Signals]:
+    signals = Signals()
+    before = {number: signal.signal(number, signals.arrived) for number in (*_END, signal.SIGHUP)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _taken(state: Path, owner: int) -> StateError:
+    return StateError(
+        f"another agent runs with this folder (process {owner})",
+        where=str(state),
+        do="stop it, or give this one a folder of its own: --state FOLDER",
+    )
 
 
 class Agent:
@@ -93,56 +140,70 @@ class Agent:
     def __init__(self, settings: Settings, node: Node, capture: Capture | None, rng: random.Random) -> None:
         self._settings, self._node, self._capture, self._rng = settings, node, capture, rng
         self._stop, self._look_now, self._asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._is_stopping = False
+        self._is_stopping = threading.Event()
+        self._source: Source | None = None
         self._registry: dict[str, Any] = {}
         self._listening: list[str] = []
         self._tell()
 
-    async def run(self) -> None:
+    async def run(self, signals: Signals) -> None:
         """Serve and update until a signal. Raises as `run_agent`."""
         from edgehone_agent.serve.app import serve
 
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, functools.partial(self._end, number))
-        loop.add_signal_handler(signal.SIGHUP, self._woken)
+        signals.listen(lambda number: loop.call_soon_threadsafe(self._told, number))
+        announce(self._settings.state)
         settings = self._settings
         limits = Limits(**settings.serve.limits)  # type: ignore[arg-type]  # checked by the settings
-        bridge = _open_bridge(settings, self._node, limits)
-        work = [asyncio.create_task(self._keep_up_to_date()), asyncio.create_task(self._answer_requests())]
-        for task in work:
-            task.add_done_callback(self._ended)
         try:
-            if bridge is not None:
-                bridge.start()
-            await serve(
-                self._node, _addresses(settings), tls=_tls(settings), limits=limits, stop=self._stop, ready=self._ready
-            )
+            bridge = _open_bridge(settings, self._node, limits)
+            work = [asyncio.create_task(self._keep_up_to_date()), asyncio.create_task(self._answer_requests())]
+            try:
+                if bridge is not None:
+                    bridge.start()
+                await serve(
+                    self._node, _addresses(settings), tls=_tls(settings), limits=limits, stop=self._stop,
+                    ready=self._ready,
+                )  # fmt: skip
+            finally:
+                self._end()
+                if bridge is not None:
+                    bridge.stop()
+                await asyncio.wait(work)
+            for task in work:
+                task.result()
         finally:
-            self._end(None)
-            if bridge is not None:
-                bridge.stop()
-            await asyncio.wait(work)
-        for task in work:
-            task.result()  # a defect of theirs was logged when it happened, and is the process's exit code
+            signals.mute()  # the loop ends
 
-    def _end(self, number: int | None) -> None:
-        if number is not None:
+    def _told(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._asked.set()
+            self._look_now.set()
+        else:
             log.info("stopping: %s", signal.Signals(number).name)
-        self._is_stopping = True
+            self._end()
+
+    def _end(self) -> None:
+        self._is_stopping.set()
         for event in (self._stop, self._look_now, self._asked):
             event.set()
+        if self._source is not None:
+            self._source.interrupt()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    async def _apart(self, what: str, call: Callable[..., Any], *arguments: object) -> tuple[Any, bool]:
+        """What a call comes to on a thread of its own, and whether it ended in a defect, which is logged.
+
+        Serving goes on, and so do updates: the next look may meet with something else.
+        """
+        task = asyncio.create_task(asyncio.to_thread(call, *arguments))
+        await asyncio.wait((task,))
         error = task.exception()
-        if error is not None:  # serving goes on: answers are worth more than updates
-            log.error("a defect stopped the updates", exc_info=error)
-            self._registry["defect"] = repr(error)
-            self._tell()
-
-    def _woken(self) -> None:
-        self._asked.set()
-        self._look_now.set()
+        if error is None:
+            return task.result(), False
+        log.error("a defect in %s", what, exc_info=error)
+        self._registry["defect"] = f"{what}: {error!r}"
+        self._tell()
+        return None, True
 
     def _ready(self, listening: list[str]) -> None:
         self._listening = listening
@@ -157,30 +218,48 @@ class Agent:
             self._node,
             self._open_verifier,
             facts=functools.partial(describe_node, memory_bytes=self._settings.memory_bytes),
-            stopping=lambda: self._is_stopping,
+            stopping=self._is_stopping.is_set,
         )
         wait = first_wait_s(self._settings.poll_s, self._node.ready(), self._rng)
-        while not self._is_stopping:
+        while not self._is_stopping.is_set():
             await _pause(self._look_now, wait)
-            if self._is_stopping:
+            if self._is_stopping.is_set():
                 break
             self._registry["looking"] = True
             self._tell()
-            self._registry["tasks"] = await asyncio.to_thread(updates.look)
+            self._registry["tasks"] = await self._look(updates)
             self._registry["looked_at_s"] = time.time()
             wait = wait_s(self._settings.poll_s, updates.failures, self._rng)
             self._registry |= {"looking": False, "failures": updates.failures}
             self._tell()
 
+    async def _look(self, updates: Updates) -> dict[str, Any]:
+        """One look at every task; a defect that one of them meets with is no reason to leave the others out."""
+        _, broken = await self._apart("updates", updates.begin)
+        found: dict[str, Any] = {}
+        for task in self._node.tasks():
+            told, is_defect = await self._apart(f"updates of {task}", updates.look_at, task)
+            broken = broken or is_defect
+            if is_defect:
+                told = {"flags": [], "error": "a defect of edgehone; its log has the details", "code": "EH000"}
+            elif told is None:
+                break
+            found[task] = told
+        updates.end(broken=broken)
+        return found
+
     async def _answer_requests(self) -> None:
         """Do what commands ask for, at once when woken, else with a look every few seconds."""
         acts = {"roll back": self._roll_back, "export": self._export, "look": lambda _: {}}
-        while not self._is_stopping:
-            try:
-                await asyncio.to_thread(answer_all, self._settings.state, acts)
-            except StateError as error:
-                log.warning("requests cannot be answered: %s", error.what, extra={"where": error.where})
+        while not self._is_stopping.is_set():
+            await self._apart("requests", self._answer, acts)
             await _pause(self._asked, _REQUESTS_S)
+
+    def _answer(self, acts: Mapping[str, Act]) -> None:
+        try:
+            answer_all(self._settings.state, acts)
+        except StateError as error:
+            log.warning("requests cannot be answered: %s", error.what, extra={"where": error.where})
 
     def _roll_back(self, request: Mapping[str, Any]) -> dict[str, Any]:
         manifest = self._node.roll_back(str(request["task"]), str(request.get("why", "")))
@@ -202,8 +281,14 @@ class Agent:
         cert = None
         if settings.registry_cert is not None and settings.registry_key is not None:
             cert = (settings.registry_cert, settings.registry_key)
-        source = open_source(settings.registry, ca=settings.registry_ca, cert=cert)
+        source = open_source(settings.registry, ca=settings.registry_ca, cert=cert, pause=self._wait)
+        self._source = source
         return Verifier(settings.state, source, read_root(settings.root))
+
+    def _wait(self, seconds: float) -> None:
+        """Between two attempts at the registry; ends with the agent."""
+        if self._is_stopping.wait(seconds):
+            raise Stopped
 
     def _tell(self) -> None:
         """Put what the agent knows beside what the node knows."""

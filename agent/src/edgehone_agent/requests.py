@@ -2,6 +2,8 @@
 
 Order: `ask` writes requests/ID.json, wakes the agent with SIGHUP and waits → the agent's `answer_all` does it and
 renames its answer to requests/ID.done → `ask` reads and removes that. Who may write the folder may ask; nobody else.
+An agent that is just starting is not sent a signal and finds the request by itself. Answers that nobody came for are
+removed after a while. Whatever a request runs into is the answer to it, and never the end of answering.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -18,12 +21,13 @@ from typing import Any
 
 from edgehone_agent import durable, errors
 from edgehone_agent.errors import EdgehoneError, InputError, StateError
-from edgehone_agent.lock import lock_owner
+from edgehone_agent.lock import agent_to_wake, lock_owner
 
 Act = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _FOLDER = "requests"
 _LOOK_S = 0.02
+_KEPT_S = 3600.0  # an answer that nobody came for
 _MAX_BYTES = 64 << 10
 
 
@@ -34,16 +38,16 @@ def ask(state: Path, kind: str, arguments: Mapping[str, Any], *, timeout_s: floa
         EdgehoneError: what the agent raised over it.
         StateError: it cannot be asked, or did not answer in time.
     """
-    owner = lock_owner(state)
-    if owner is None:
+    if lock_owner(state) is None:
         return None
     name = uuid.uuid4().hex
     request, done = (state / _FOLDER / f"{name}.{end}" for end in ("json", "done"))
     durable.write_bytes(request, json.dumps({"kind": kind, **arguments}).encode())
     try:
-        if owner:
+        agent = agent_to_wake(state)
+        if agent is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it looks by itself, only later
-                os.kill(owner, signal.SIGHUP)
+                os.kill(agent, signal.SIGHUP)
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if done.exists():
@@ -54,6 +58,12 @@ def ask(state: Path, kind: str, arguments: Mapping[str, Any], *, timeout_s: floa
     finally:
         for file in (request, done):
             file.unlink(missing_ok=True)
+    if agent_to_wake(state) is None:
+        raise StateError(
+            f"process {lock_owner(state)} holds this folder and answers no request",
+            where=str(state),
+            do="if it is no agent, stop it and run the command again",
+        )
     raise StateError(
         f"the agent has not answered for {timeout_s:g} s",
         where=str(state),
@@ -69,20 +79,52 @@ def answer_all(state: Path, acts: Mapping[str, Act]) -> int:
     """
     count = 0
     for request in sorted((state / _FOLDER).glob("*.json")):
-        try:
-            asked = json.loads(request.read_bytes()[:_MAX_BYTES])
-            kind = asked.pop("kind")
-            answer: dict[str, Any] = {"answer": dict(acts[kind](asked))}
-        except FileNotFoundError:  # who asked has given up
-            continue
-        except EdgehoneError as error:
-            answer = {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "do": error.do}}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            answer = {"error": {"kind": "InputError", "what": f"this is no request: {error!r}", "where": request.name}}
-        durable.write_bytes(request.with_suffix(".done"), json.dumps(answer).encode())
-        request.unlink(missing_ok=True)
-        count += 1
+        answer = _answer(request, acts)
+        if answer is not None:
+            durable.write_bytes(request.with_suffix(".done"), json.dumps(answer).encode())
+            count += 1
+        _remove(request)
+    _forget_old(state / _FOLDER)
     return count
+
+
+def _answer(request: Path, acts: Mapping[str, Act]) -> dict[str, Any] | None:
+    """Do what a request asks for; None when who asked has given up."""
+    try:
+        asked = json.loads(request.read_bytes()[:_MAX_BYTES])
+        act = acts[asked.pop("kind")]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return {"error": {"kind": "InputError", "what": f"this is no request: {error!r}", "where": request.name}}
+    try:
+        return {"answer": dict(act(asked))}
+    except EdgehoneError as error:
+        found = error
+    except (KeyError, TypeError) as error:
+        found = InputError(f"this is no request: {error!r}", where=request.name)
+    except OSError as error:
+        found = durable.state_error(error, Path(error.filename or request))
+    except MemoryError:
+        found = StateError("there is not enough memory", where=request.name, do="free some and run the command again")
+    return {"error": {"kind": type(found).__name__, "what": found.what, "where": found.where, "do": found.do}}
+
+
+def _remove(request: Path) -> None:
+    """Take a request away, whatever it is; what stays would be done again and again."""
+    try:
+        if request.is_dir() and not request.is_symlink():
+            shutil.rmtree(request)
+        request.unlink(missing_ok=True)
+    except OSError as error:
+        raise durable.state_error(error, request) from error
+
+
+def _forget_old(folder: Path) -> None:
+    for done in folder.glob("*.done"):
+        with contextlib.suppress(OSError):
+            if time.time() - done.stat().st_mtime > _KEPT_S:
+                done.unlink()
 
 
 def _read_answer(done: Path) -> dict[str, Any]:

@@ -5,11 +5,17 @@ Rules:
   last good one only when it has passed.
 - Before a candidate is loaded, an attempt is written down. A process that dies twice in one has killed itself by it:
   the candidate is dropped at the next start.
-- What has taken over is on trial until its process has lived a minute. A process that dies twice before that, and does
-  not stop by itself, goes back to the last good one at its next start.
+- What has taken over is on trial until its process has lived a minute; after that no death is ever blamed on it.
+  A process that dies twice in a row on trial goes back to the last good one at its next start.
+- What counts as a death: the process is gone without having stopped by itself, and the machine has not been started
+  anew since. A process that stops when it is told to shows that it lives: the count begins again. Where the machine
+  went down too, power or a plug is the likelier reason, so that takes five in a row; it is counted all the same, for a
+  model that hangs the machine must not do so for ever.
+- With no last good one to go back to, giving up leaves nothing that serves, so that takes five deaths.
 - What failed is remembered by digest and version and never tried again. What was merely lost (a damaged file, a full
   disk, no memory) is not remembered: it may come again.
-- An older version than the one that serves is refused; going back is what `rolled back` is for.
+- An older version than the one that serves is refused; going back is what `rolled back` is for. The one exception is
+  what serves and was disowned (see `updates`): anything may take its place, and nobody goes back to it.
 
 A state is one JSON file, so that every step is one write that happens or does not.
 """
@@ -24,11 +30,24 @@ from edgehone_agent.errors import StateError
 
 SETTLED_AFTER_S = 60.0
 MAX_DEATHS = 2
+MAX_DEATHS_ALONE = 5  # where there is nothing to go back to
+MAX_RESETS = 5  # of the whole machine
 MAX_REMEMBERED = 32  # failures kept per task, newest last
+MAX_WHY = 500  # characters that are kept of a reason
 
 Slot = Literal["a", "b"]
 Kind = Literal[
-    "started", "arrived", "cleared", "passed", "failed", "interrupted", "settled", "stopped", "lost", "undone"
+    "started",
+    "arrived",
+    "cleared",
+    "passed",
+    "failed",
+    "interrupted",
+    "settled",
+    "stopped",
+    "lost",
+    "undone",
+    "disowned",
 ]
 Action = Literal["serve", "try", "swap", "drop", "roll back", "refuse", "none"]
 
@@ -43,6 +62,7 @@ class Placed:
         version: of the release.
         member: name of the family member.
         since_s: when it was put there, Unix time of this node's clock.
+        disowned: the registry's owner has replaced the keys that signed it and knows of no such release.
     """
 
     slot: Slot
@@ -50,6 +70,7 @@ class Placed:
     version: int
     member: str = ""
     since_s: float = 0.0
+    disowned: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,18 +89,32 @@ class Trial:
 
     Attributes:
         digest, version: of the bundle.
-        deaths: how often the process died meanwhile.
+        deaths: how often the process died meanwhile, in a row.
+        resets: how often the machine went down with it, in a row.
         stopped: nothing is going on that a death could be blamed on, so the next start is none.
+        boot: names the run of the machine in which the process was last seen; empty where that is not known.
     """
 
     digest: str
     version: int
     deaths: int = 0
+    resets: int = 0
     stopped: bool = False
+    boot: str = ""
 
-    def after_start(self) -> Trial:
-        """With the death counted that a start is the sign of."""
-        return self if self.stopped else replace(self, deaths=self.deaths + 1)
+    def after_start(self, boot: str) -> Trial:
+        """With what a start is the sign of: a death, or the machine's, or neither."""
+        if self.stopped:
+            return replace(self, boot=boot)
+        if self.boot and boot and self.boot != boot:
+            return replace(self, resets=self.resets + 1, boot=boot)
+        return replace(self, deaths=self.deaths + 1, boot=boot)
+
+    def verdict(self, max_deaths: int) -> str:
+        """Why it is given up, empty when it is not."""
+        if self.deaths >= max_deaths:
+            return f"the process died {self.deaths} times"
+        return f"the machine went down {self.resets} times" if self.resets >= MAX_RESETS else ""
 
 
 @dataclass(frozen=True)
@@ -140,8 +175,10 @@ def _read(kind: type[Any], data: Mapping[str, Any]) -> Any:
         raise ValueError("a digest or version of another type")
     if isinstance(found, Placed) and found.slot not in ("a", "b"):
         raise ValueError(f"slot {found.slot!r}")
-    if isinstance(found, Trial) and type(found.deaths) is not int:
+    if isinstance(found, Trial) and not (type(found.deaths) is type(found.resets) is int):
         raise ValueError("deaths that are no number")
+    if isinstance(found, Trial) and not isinstance(found.boot, str):
+        raise ValueError("a run of the machine without a name")
     return found
 
 
@@ -156,6 +193,9 @@ class Event:
     interrupted  trying it could not be finished: disk, memory, a missing runtime
     lost         the files of what serves are damaged
     undone       a person wants the last good one back
+    disowned     the registry's owner knows of no release above `version`, whatever keys that were replaced had signed
+
+    `boot` names the machine's present run, where that is known.
     """
 
     kind: Kind
@@ -163,6 +203,7 @@ class Event:
     version: int = 0
     member: str = ""
     why: str = ""
+    boot: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,15 +225,16 @@ def decide(state: SlotState, event: Event, now_s: float) -> Decision:
     """
     match event.kind:
         case "started":
-            return _started(state, now_s)
+            return _started(state, event.boot, now_s)
         case "arrived":
             return _arrived(state, event)
         case "cleared":
             return Decision(replace(state, previous=None), "none")
         case "passed":
             new = Placed(state.free(), event.digest, event.version, event.member, now_s)
-            trial = Trial(event.digest, event.version)
-            return Decision(replace(state, current=new, previous=state.current, trial=trial, attempt=None), "swap")
+            trial = Trial(event.digest, event.version, boot=event.boot)
+            last_good = None if state.current is None or state.current.disowned else state.current
+            return Decision(replace(state, current=new, previous=last_good, trial=trial, attempt=None), "swap")
         case "failed" if state.current is not None and state.current.digest == event.digest:
             return _roll_back(state, event.why, now_s, remember=True)
         case "failed":
@@ -208,25 +250,35 @@ def decide(state: SlotState, event: Event, now_s: float) -> Decision:
         case "settled":
             return Decision(replace(state, trial=None), "none")
         case "stopped":
-            trials = [None if one is None else replace(one, stopped=True) for one in (state.trial, state.attempt)]
-            return Decision(replace(state, trial=trials[0], attempt=trials[1]), "none")
+            return Decision(_stopped(state), "none")
+        case "disowned":
+            return Decision(_disowned(state, event.version), "none")
     return Decision(state, "none")
 
 
-def _started(state: SlotState, now_s: float) -> Decision:
-    attempt = state.attempt and state.attempt.after_start()
+def _started(state: SlotState, boot: str, now_s: float) -> Decision:
+    attempt = state.attempt and state.attempt.after_start(boot)
+    trial = state.trial
     if attempt is not None and not attempt.stopped:  # a death during an attempt is blamed on that alone
-        if attempt.deaths >= MAX_DEATHS:
-            why = f"the process died {attempt.deaths} times while it was tried"
+        state = replace(state, trial=trial and replace(trial, boot=boot))
+        why = attempt.verdict(MAX_DEATHS)
+        if why:
+            why = f"{why} while it was tried"
             return Decision(_remember(replace(state, attempt=None), attempt, why, now_s), "drop", why)
         return Decision(replace(state, attempt=replace(attempt, stopped=True)), "serve")
-    trial = state.trial and state.trial.after_start()
     if trial is None:
         return Decision(state, "serve")
-    if trial.deaths >= MAX_DEATHS:
-        why = f"the process died {trial.deaths} times within a minute of its start"
-        return _roll_back(state, why, now_s, remember=True)
+    trial = trial.after_start(boot)
+    why = trial.verdict(MAX_DEATHS_ALONE if state.previous is None else MAX_DEATHS)
+    if why:
+        return _roll_back(state, f"{why} within a minute of its start", now_s, remember=True)
     return Decision(replace(state, trial=replace(trial, stopped=False)), "serve")
+
+
+def _stopped(state: SlotState) -> SlotState:
+    trial = state.trial and replace(state.trial, stopped=True, deaths=0, resets=0)
+    attempt = state.attempt and replace(state.attempt, stopped=True)  # that it stops says nothing about what was tried
+    return replace(state, trial=trial, attempt=attempt)
 
 
 def _arrived(state: SlotState, event: Event) -> Decision:
@@ -236,11 +288,19 @@ def _arrived(state: SlotState, event: Event) -> Decision:
     if state.current is not None:
         if state.current.digest == event.digest:
             return Decision(state, "refuse", "it serves already")
-        if event.version < state.current.version:
+        if event.version < state.current.version and not state.current.disowned:
             return Decision(state, "refuse", f"version {event.version} is older than {state.current.version}")
     known = state.attempt  # it was being tried when the process died: that counts on
-    deaths = known.deaths if known is not None and known.digest == event.digest else 0
-    return Decision(replace(state, attempt=Trial(event.digest, event.version, deaths)), "try")
+    before = known if known is not None and known.digest == event.digest else Trial(event.digest, event.version)
+    return Decision(replace(state, attempt=replace(before, stopped=False, boot=event.boot)), "try")
+
+
+def _disowned(state: SlotState, highest: int) -> SlotState:
+    """With all above a version marked: what serves goes on until something takes over, the last good one is none."""
+    current, previous = state.current, state.previous
+    if current is not None and current.version > highest:
+        current = replace(current, disowned=True)
+    return replace(state, current=current, previous=None if previous and previous.version > highest else previous)
 
 
 def _roll_back(state: SlotState, why: str, now_s: float, *, remember: bool) -> Decision:
@@ -252,5 +312,5 @@ def _roll_back(state: SlotState, why: str, now_s: float, *, remember: bool) -> D
 
 def _remember(state: SlotState, bundle: Placed | Trial | Event, why: str, now_s: float) -> SlotState:
     kept = [found for found in state.failed if found.digest != bundle.digest]
-    failed = (*kept, Failure(bundle.digest, bundle.version, why, now_s))[-MAX_REMEMBERED:]
+    failed = (*kept, Failure(bundle.digest, bundle.version, why[:MAX_WHY], now_s))[-MAX_REMEMBERED:]
     return replace(state, failed=failed)

@@ -16,6 +16,7 @@ read-only disk is a StateError: what serves goes on serving from memory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -40,6 +41,9 @@ from edgehone_agent.slot_rules import Decision, Event, Placed, SlotState, decide
 from edgehone_agent.wire.manifest import Manifest, Part
 
 BUNDLE, FILES = "bundle.zip", "files"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# A second name for a file is not to be had: another disk, or a file system that knows no such thing.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Slots:
@@ -52,6 +56,7 @@ class Slots:
         sessions: how many callers may be answered at the same time.
         is_writer: this process holds the folder's lock; without it nothing is written and nothing installed.
         clock: Unix time; only written down.
+        boot: names the machine's present run; None to ask the kernel.
     """
 
     def __init__(
@@ -63,24 +68,40 @@ class Slots:
         sessions: int = 1,
         is_writer: bool = True,
         clock: Callable[[], float] = time.time,
+        boot: str | None = None,
     ) -> None:
         self.folder = folder
         self.task = task
         self.fault: str | None = None
-        self.is_writer = is_writer
+        self._is_writer = is_writer
+        self._boot = _boot_id() if boot is None else boot
         self._threads, self._sessions, self._clock = threads, sessions, clock
         self._pointer = folder / "current.json"
         check_threads(threads)
-        self.state = self._read()
+        self._unread: StateError | None = None
+        self.state = self._on_disk = self._read()
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process holds the folder's lock. One that comes to hold it looks at what others wrote before."""
+        return self._is_writer
+
+    @is_writer.setter
+    def is_writer(self, value: bool) -> None:
+        if value and not self._is_writer:
+            found = self._read()
+            if found != self._on_disk:
+                self.state = self._on_disk = found
+        self._is_writer = value
 
     def start(self) -> None:
         """Count this start against a bundle on trial, and drop or roll back one that killed the process twice.
 
         A disk that cannot be written does not keep the node from serving: `fault` says so.
         """
-        if not self.is_writer:
+        if not self.is_writer or self._unread is not None:
             return
-        decision = self._decide(Event("started"))
+        decision = self._decide(Event("started", boot=self._boot))
         try:
             self._write(decision)
             _remove(self.folder / "incoming")
@@ -95,6 +116,7 @@ class Slots:
         Raises:
             HostError: it can neither be loaded now nor blamed: no memory, no runtime, unreadable disk.
         """
+        self._read_again()
         while self.state.current is not None:
             current = self.state.current
             try:
@@ -123,6 +145,7 @@ class Slots:
             HostError: disk, memory or a missing runtime; nothing is remembered and it may be tried again.
         """
         self._check_writer()
+        self._read_again()
         if not bundle.is_file():
             raise BundleError("there is no such file", where=str(bundle), do="give the path of a bundle")
         with _host_errors(self.folder), open_bundle(bundle) as opened:
@@ -134,7 +157,7 @@ class Slots:
             raise BundleError(
                 f"a bundle of task {manifest.task!r}", where=self.task, do="publish it under its own task"
             )
-        arrived = self._decide(Event("arrived", digest, manifest.version, manifest.member))
+        arrived = self._decide(Event("arrived", digest, manifest.version, manifest.member, boot=self._boot))
         if arrived.action == "refuse":
             raise UnfitError(arrived.why, where=f"{self.task} version {manifest.version}", do="publish another version")
         incoming = self.folder / "incoming"
@@ -150,6 +173,10 @@ class Slots:
             self._give_up(loaded, Event("interrupted", digest, manifest.version, why=error.what))
             raise
         except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError):  # the disk did not give the bundle's bytes, which says nothing about it
+                self._give_up(loaded, Event("interrupted", digest, manifest.version, why=error.what))
+                raise durable.state_error(cause, path) from error
             self._give_up(loaded, Event("failed", digest, manifest.version, why=error.what))
             raise
         self.fault = None
@@ -163,6 +190,7 @@ class Slots:
             HostError: it cannot be loaded or the pointer not be written; nothing has changed.
         """
         self._check_writer()
+        self._read_again()
         decision = self._decide(Event("undone", why=why))
         if decision.action == "refuse" or decision.state.current is None:
             raise UnfitError(decision.why, where=self.task, do="publish a newer version instead")
@@ -178,6 +206,16 @@ class Slots:
             loaded.close()
             raise
         return loaded
+
+    def disown(self, highest: int) -> None:
+        """The registry's owner, who has replaced keys, knows of no release above a version: such a one may be replaced
+        by an older one, and is not gone back to.
+
+        Raises:
+            StateError: that could not be written; nothing has changed.
+        """
+        self._check_writer()
+        self._write(self._decide(Event("disowned", version=highest)))
 
     def settle(self) -> None:
         """The process has lived long enough with what serves: it is no longer on trial.
@@ -205,24 +243,36 @@ class Slots:
                 "another process writes this folder, or nobody can", where=str(self.folder), do="ask the running agent"
             )
 
+    def _read_again(self) -> None:
+        """Read a pointer that could not be read before: what is not known must not be written over.
+
+        Raises:
+            StateError: it still cannot be read.
+        """
+        if self._unread is not None:
+            self.state = self._on_disk = self._read()
+        if self._unread is not None:
+            raise self._unread
+
     def _decide(self, event: Event) -> Decision:
         return decide(self.state, event, self._clock())
 
     def _write(self, decision: Decision) -> None:
-        if decision.state == self.state:
-            return
-        if self.is_writer:
+        if self.is_writer and self._unread is None and decision.state != self._on_disk:
             durable.write_bytes(self._pointer, json.dumps(decision.state.to_json(), indent=1).encode())
+            self._on_disk = decision.state
         self.state = decision.state
 
     def _read(self) -> SlotState:
         """The state on disk. A damaged one is made again from the slots: each holds only what once passed."""
+        self._unread = None
         try:
             return SlotState.from_json(json.loads(self._pointer.read_bytes()))
         except FileNotFoundError:
             return SlotState()
         except OSError as error:
-            self.fault = str(durable.state_error(error, self._pointer))
+            self._unread = durable.state_error(error, self._pointer)
+            self.fault = str(self._unread)
             return SlotState()
         except (ValueError, StateError):
             self.fault = "the pointer to the slots was damaged; the newest bundle in them serves"
@@ -239,9 +289,7 @@ class Slots:
     def _unpack(self, path: Path, bundle: Bundle, folder: Path) -> None:
         (folder / FILES).mkdir(parents=True)
         # A second name is enough for a file of the node's own; what belongs to others is copied, they may change it.
-        if path.resolve().is_relative_to(self.folder.parents[1].resolve()):
-            os.link(path, folder / BUNDLE)
-        else:
+        if not (path.resolve().is_relative_to(self.folder.parents[1].resolve()) and _link(path, folder / BUNDLE)):
             shutil.copyfile(path, folder / BUNDLE)
         with (folder / BUNDLE).open("rb") as file:
             os.fsync(file.fileno())
@@ -255,7 +303,8 @@ class Slots:
         self._write(self._decide(Event("cleared")))
         _remove(slot)
         durable.replace(incoming, slot)
-        self._write(self._decide(Event("passed", loaded.digest, loaded.manifest.version, loaded.manifest.member)))
+        manifest = loaded.manifest
+        self._write(self._decide(Event("passed", loaded.digest, manifest.version, manifest.member, boot=self._boot)))
         return slot
 
     def _give_up(self, loaded: Loaded | None, event: Event) -> None:
@@ -307,6 +356,25 @@ class _DamagedError(Exception):
 def _intact(file: Path, bundle: Bundle, part: Part) -> bool:
     """Whether an unpacked file still holds what the bundle says."""
     return file.is_file() and file.stat().st_size == part.size_bytes and file.read_bytes() == bundle.read(part)
+
+
+def _link(path: Path, second: Path) -> bool:
+    """Give a file a second name; whether that can be had here."""
+    try:
+        os.link(path, second)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
+
+
+def _boot_id() -> str:
+    """The kernel's name for the machine's present run, empty where it does not tell."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -56,6 +56,9 @@ class Source(Protocol):
             StateError: the disk is full or read-only.
         """
 
+    def interrupt(self) -> None:
+        """End what another thread waits for; it goes on as after any cut, which is to say that it asks `pause`."""
+
 
 def open_source(
     url: str,
@@ -148,6 +151,9 @@ class FolderSource:
                 file.seek(0)
                 self._copy(file, part, progress)
             part.finish()
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`; a folder keeps nobody waiting."""
 
     def _copy(self, file: Reads, part: PartFile, progress: Progress | None) -> None:
         while True:

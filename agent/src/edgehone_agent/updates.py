@@ -6,14 +6,23 @@ Rules:
 - Metadata that is out of date, refused or unreachable stops updates and never service; the status says which.
 - What failed here is not tried again; see `slot_rules`.
 - The version floor rises when a bundle has taken over, not before.
-- The folder downloads/ holds what is being brought and nothing else, so a cut costs what had not arrived.
+- Nothing older than what serves is taken, and nothing below the newest that ever served, whoever signed it. Going back
+  is for a person: `edgehone-agent rollback`.
+- One exception, for a stolen key that released version 9,000,000 must not stop updates for ever: a person has replaced
+  the key, and the new one does not know of any release as high as the one that serves. Then that one was the thief's.
+  It is disowned: what the new key offers may take its place, and the node does not go back to it.
+- The folder downloads/TASK holds what is being brought for a task and nothing else, so a cut costs what had not
+  arrived. Only who holds the node's lock touches it.
+- A look at one task raises only what is a defect; the caller goes on with the other tasks and looks again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,20 +46,25 @@ _SOON_S = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do about one task: take `release`, by way of `delta` where there is one; or nothing, and why."""
+    """What to do about one task: take `release`, by way of `delta` where there is one; or nothing, and why.
+
+    `disowns` says that what serves is newer, and known to nobody who may release.
+    """
 
     release: Release | None
     delta: Delta | None
     why: str
+    disowns: bool = False
 
 
-def plan_update(releases: Iterable[Release], state: SlotState, facts: NodeFacts) -> Plan:
+def plan_update(releases: Iterable[Release], state: SlotState, facts: NodeFacts, *, highest: int | None = None) -> Plan:
     """What a task should take of what the registry offers. Pure.
 
     Args:
         releases: newest version first, in a version by rank.
         state: of the task's slots.
         facts: what this node is.
+        highest: the highest version that the task's present keys know to have been released; None for not known.
 
     Raises:
         UnfitError: nothing of the newest version suits this node.
@@ -67,7 +81,10 @@ def plan_update(releases: Iterable[Release], state: SlotState, facts: NodeFacts)
     if release.sha256 == current.digest:
         return Plan(None, None, "up to date")
     if release.version < current.version:
-        return Plan(None, None, f"what is offered is older than version {current.version}")
+        if highest is None or current.version <= highest:
+            return Plan(None, None, f"what is offered is older than version {current.version}")
+        why = f"take version {release.version}: the registry's new key knows of no version {current.version}"
+        return Plan(release, None, why, disowns=True)
     deltas = (delta for delta in release.deltas if delta.from_sha256 == current.digest)
     delta = next((delta for delta in deltas if delta.size_bytes < release.size_bytes), None)
     return Plan(release, delta, f"take version {release.version}")
@@ -115,29 +132,49 @@ class Updates:
         self._verifier: Verifier | None = None
         self._facts, self._stopping = facts, stopping
         self._downloads = node.state / "downloads"
+        self._reached = True
         self.failures = 0
 
     def look(self) -> dict[str, Any]:
         """Look at the registry for every task and act on it; what came of it, by task. Raises nothing of ours."""
+        self.begin()
         found: dict[str, Any] = {}
-        reached = True
         for task in self._node.tasks():
-            if self._stopping():
+            told = self.look_at(task)
+            if told is None:
                 break
-            told: dict[str, Any] = {"flags": []}
-            try:
-                self._node.reload(task)
-                told["did"] = self._update(task, told)
-            except _Stopped:
-                break
-            except (EdgehoneError, OSError) as found_error:
-                error = _named(found_error, self._node.state)
-                told |= {"error": str(error), "code": error.code}
-                reached = reached and not isinstance(error, HostError)
-                log.warning("%s: %s", task, error.what, extra={"task": task, "code": error.code, "where": error.where})
             found[task] = told
-        self.failures = 0 if reached else self.failures + 1
+        self.end()
         return found
+
+    def begin(self) -> None:
+        """Before the tasks are looked at, one by one."""
+        self._reached = True
+        tasks = self._node.tasks()
+        with contextlib.suppress(OSError):  # what cannot be removed is said when room is needed
+            if self._downloads.is_dir() and self._node.claim():
+                _keep_only(self._downloads, set(tasks))
+
+    def look_at(self, task: str) -> dict[str, Any] | None:
+        """Look at the registry for one task and act on it; what came of it, None when the node stops meanwhile."""
+        if self._stopping():
+            return None
+        told: dict[str, Any] = {"flags": []}
+        try:
+            self._node.reload(task)
+            told["did"] = self._update(task, told)
+        except Stopped:
+            return None
+        except (EdgehoneError, OSError, MemoryError) as found:
+            error = _named(found, self._node.state)
+            told |= {"error": str(error), "code": error.code}
+            self._reached = self._reached and not isinstance(error, HostError)
+            log.warning("%s: %s", task, error.what, extra={"task": task, "code": error.code, "where": error.where})
+        return told
+
+    def end(self, *, broken: bool = False) -> None:
+        """After the last task; `broken` when a look ended in a defect."""
+        self.failures = 0 if self._reached and not broken else self.failures + 1
 
     def _update(self, task: str, told: dict[str, Any]) -> str:
         if self._verifier is None:
@@ -149,13 +186,22 @@ class Updates:
         if not checked.fresh:
             return "nothing: the registry's metadata is out of date"
         slots = self._node.slots(task)
-        plan = plan_update(checked.releases, slots.state, self._facts())
+        plan = plan_update(checked.releases, slots.state, self._facts(), highest=checked.highest)
         if plan.release is None:
+            self._settle(task, checked.releases, slots.state)
             return plan.why
-        self._node.claim()
+        if not self._node.claim():
+            raise StateError(
+                "another process writes this folder, or nobody can",
+                where=str(self._node.state),
+                do="see whether the disk is read-only, or which process it is: edgehone-agent doctor",
+            )
         release = plan.release
         bundle = self._bring(task, release, plan.delta)
         before = None if slots.state.current is None else slots.state.current.version
+        if plan.disowns:
+            log.warning("%s: %s", task, plan.why, extra={"task": task, "before": before})
+            slots.disown(checked.highest)
         try:
             self._node.install(task, bundle)
         except InputError:
@@ -169,17 +215,22 @@ class Updates:
         self._verifier.raise_floor(task, release.version)
         return f"took version {release.version}"
 
+    def _settle(self, task: str, releases: Iterable[Release], state: SlotState) -> None:
+        """Make up for what a process that died after a swap had left undone: the floor, and the download."""
+        current = state.current
+        offered = {release.sha256 for release in releases}
+        if self._verifier is not None and current is not None and current.digest in offered:
+            self._verifier.raise_floor(task, current.version)
+        folder = self._downloads / task
+        if folder.is_dir() and self._node.claim():
+            _keep_only(folder, set())
+
     def _bring(self, task: str, release: Release, delta: Delta | None) -> Path:
         """The release's bundle file, verified."""
-        bundle = self._downloads / f"{release.sha256}.bundle"
-        wanted = {release.sha256} | ({delta.sha256} if delta is not None else set())
-        try:
-            self._downloads.mkdir(parents=True, exist_ok=True)
-            for file in self._downloads.iterdir():
-                if file.name.split(".")[0] not in wanted:
-                    file.unlink()
-        except OSError as error:
-            raise durable.state_error(error, self._downloads) from error
+        folder = self._downloads / task
+        bundle = folder / f"{release.sha256}.bundle"
+        folder.mkdir(parents=True, exist_ok=True)
+        _keep_only(folder, {release.sha256} | ({delta.sha256} if delta is not None else set()))
         if delta is not None and not bundle.exists() and self._by_delta(task, release, delta, bundle):
             return bundle
         self._download(release, bundle)
@@ -189,7 +240,7 @@ class Updates:
         from edgehone_agent.delta import apply_delta
 
         old = self._node.slots(task).bundle_file()
-        file = self._downloads / f"{delta.sha256}.delta"
+        file = bundle.with_name(f"{delta.sha256}.delta")
         if old is None:
             return False
         try:
@@ -207,19 +258,20 @@ class Updates:
     def _download(self, item: Release | Delta, to: Path) -> None:
         if self._verifier is None:
             raise UnfitError("no registry has been looked at")
-
         if to.exists() and _digest(to) == item.sha256:  # it was all here when the process died
             return
 
         def progress(*_: int) -> None:
             if self._stopping():
-                raise _Stopped
+                raise Stopped
 
         self._verifier.download(item, to, progress)
 
 
-def _named(error: EdgehoneError | OSError, state: Path) -> EdgehoneError:
-    return error if isinstance(error, EdgehoneError) else durable.state_error(error, state)
+def _named(error: EdgehoneError | OSError | MemoryError, state: Path) -> EdgehoneError:
+    if isinstance(error, MemoryError):
+        return StateError("there is not enough memory", where=str(state), do="free some; it is tried again")
+    return error if isinstance(error, EdgehoneError) else durable.state_error(error, Path(error.filename or state))
 
 
 def _digest(file: Path) -> str:
@@ -227,5 +279,16 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-class _Stopped(Exception):  # noqa: N818  # no error: the agent ends
+def _keep_only(folder: Path, wanted: set[str]) -> None:
+    """Remove whatever is in a folder but for names that begin so, up to their first dot or as a whole."""
+    for file in folder.iterdir():
+        if file.name in wanted or file.name.partition(".")[0] in wanted:
+            continue
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
+
+
+class Stopped(Exception):  # noqa: N818  # no error: the agent ends
     """Leave off a download; what has arrived is kept."""

@@ -8,6 +8,12 @@
 Rules:
 - Every check starts from the embedded root. Local metadata that is damaged is thrown away.
 - Metadata below a version that was seen before is refused, also when local metadata was wiped: floors are kept twice.
+- Releases below the newest that this node took are not offered. When a task's key is replaced, that floor stays as far
+  as the new key knows of the releases: its role says which version was the highest ever (where it does not, the highest
+  it lists). A version above that was signed by somebody else with the old key; it holds nothing up. Who is offered what
+  by a replay cannot use this: the new key's role knows of all that the owner had released when it was made.
+- The root's floor goes with the registry. Another embedded root, which is not one that this node came by, is another
+  registry: a person has put it there.
 - Expiry is judged at max(clock, time floor). The floor is the latest of: the day this package was built, the day the
   embedded root was signed, and the newest timestamp's signing plus the time this node ran since it saw it. TUF has no
   signing dates. A registry states in its signed root how long each role holds, so signing = expiry - period; where it
@@ -21,6 +27,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from edgehone_agent._floors import Floors, FloorStore, Mark, merge
 from edgehone_agent._guards import raised, refuse_older, stated_period_s
-from edgehone_agent._releases import Delta, Release, checked_task, location, read_releases
+from edgehone_agent._releases import Delta, Release, checked_task, highest_version, location, read_releases
 from edgehone_agent.errors import RegistryError
 from edgehone_agent.transport import Progress, Source
 
@@ -67,11 +74,13 @@ class Checked:
         releases: what may be taken, newest version first, in a version by rank; none where metadata is out of date.
         flags: what an operator should know.
         fresh: whether the registry's present state was verified just now.
+        highest: the highest version that the present keys know to have been released; 0 when nothing was verified.
     """
 
     releases: tuple[Release, ...]
     flags: tuple[Flag, ...]
     fresh: bool
+    highest: int = 0
 
 
 class Verifier:
@@ -98,7 +107,7 @@ class Verifier:
         clock: Callable[[], float] = time.time,
         uptime: Callable[[], float] = time.monotonic,
     ) -> None:
-        from edgehone_agent._tuf import read_root
+        from edgehone_agent._tuf import knows_root, read_root
 
         self._folder, self._source, self._root = state / "tuf", source, root
         self._clock, self._uptime = clock, uptime
@@ -107,6 +116,10 @@ class Verifier:
         self._built_s = max(BUILT_S, embedded.expires.timestamp() - period_s if period_s else 0.0)
         self._store = FloorStore(state)
         self._floors, _ = self._store.load()
+        self._anchor = hashlib.sha256(root).hexdigest()[:16]
+        known = self._floors.roles.get("root")
+        if known is not None and knows_root(self._folder, root):
+            self._anchor = known.keys
         self._since_s = uptime()
         self._last: dict[str, Checked] = {}
         self._expired_seen: Mark | None = None
@@ -138,9 +151,9 @@ class Verifier:
                 raise
             if isinstance(found, Expired):
                 return self._out_of_date(task, found, now_s, floor_s)
-            marks = found.marks()
+            marks = found.marks(self._anchor)
             refuse_older(self._floors, marks)
-            floors = raised(self._floors, found, floor_s)
+            floors = raised(self._floors, found, marks, floor_s)
             expired = [name for name, signed in found.signed() if floors.time_s >= signed.expires.timestamp()]
             if expired:
                 text = f"{expired[0]} metadata is expired"
@@ -152,7 +165,7 @@ class Verifier:
             self._expired_seen = None
             floor = self.floor(task)
             releases = tuple(r for r in read_releases(task, found.role.targets) if r.version >= floor)
-            checked = Checked(releases, _behind(now_s, floors.time_s), True)
+            checked = Checked(releases, _behind(now_s, floors.time_s), True, highest_version(found.role))
             self._last[task] = checked
             return checked
 
@@ -200,7 +213,7 @@ class Verifier:
         """Whether the time floor comes from an online key that a newer root replaced, so that it does not count."""
         from edgehone_agent._tuf import TIMESTAMP, name_keys
 
-        refuse_older(self._floors, {"root": Mark("", found.root.version)})
+        refuse_older(self._floors, {"root": Mark(self._anchor, found.root.version)})
         return self._floors.time_keys not in ("", name_keys(found.root.roles[TIMESTAMP]))
 
     def _reload(self) -> None:
@@ -237,7 +250,7 @@ class Verifier:
         flags.insert(0, Flag("stale_metadata", f"{found.text}{ago}: no update until the registry is signed anew"))
         if found.timestamp is not None:
             mark = Mark(name_keys(found.root.roles[TIMESTAMP]), found.timestamp.version)
-            refuse_older(self._floors, {TIMESTAMP: mark, "root": Mark("", found.root.version)})
+            refuse_older(self._floors, {TIMESTAMP: mark, "root": Mark(self._anchor, found.root.version)})
             known = self._expired_seen or self._floors.roles.get(TIMESTAMP)
             if now_s > floor_s and known is not None and known.keys == mark.keys and known.version < mark.version:
                 text = "the registry signs anew and all is out of date by this node's clock, which may be ahead"

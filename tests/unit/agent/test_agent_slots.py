@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgehone.testing.bundles import Made, write_bundle
+from edgehone_agent import bundle as bundles
 from edgehone_agent.errors import BundleError, InputError, ModelFileError, StateError, UnfitError
-from edgehone_agent.slot_rules import MAX_REMEMBERED, Event, Placed, SlotState, Trial, decide
+from edgehone_agent.slot_rules import MAX_REMEMBERED, MAX_WHY, Event, Placed, SlotState, Trial, decide
 from edgehone_agent.slots import BUNDLE, FILES, Slots
 
 Make = Callable[..., Made]
@@ -102,6 +105,70 @@ def test_two_deaths_after_a_swap_go_back_and_a_stop_is_no_death() -> None:
     assert decide(twice.state, Event("arrived", "d3", 3), 0).action == "try"
 
 
+def test_a_stop_begins_the_count_again_and_two_deaths_in_a_row_end_it() -> None:
+    state = SlotState(Placed("b", "d2", 2), Placed("a", "d1", 1), Trial("d2", 2))
+    for _ in range(4):
+        state = decide(state, Event("started"), 0).state  # a death, or the first start
+        state = decide(state, Event("stopped"), 0).state
+        decision = decide(state, Event("started"), 0)
+        assert decision.action == "serve" and decision.state.trial == Trial("d2", 2)
+        state = decision.state
+    state = decide(state, Event("started"), 0).state
+    assert decide(state, Event("started"), 0).action == "roll back"
+
+
+def test_a_machine_that_goes_down_is_no_death_of_the_process_until_it_is_five_in_a_row() -> None:
+    state = SlotState(Placed("b", "d2", 2), Placed("a", "d1", 1), Trial("d2", 2, boot="boot 0"))
+    once = decide(state, Event("started", boot="boot 0"), 0).state
+    assert once.trial == Trial("d2", 2, deaths=1, boot="boot 0")
+    for number in range(1, 5):
+        decision = decide(state, Event("started", boot=f"boot {number}"), 0)
+        assert decision.action == "serve"
+        state = decision.state
+    assert state.trial == Trial("d2", 2, resets=4, boot="boot 4")
+    decision = decide(state, Event("started", boot="boot 5"), 0)
+    assert decision.action == "roll back" and "machine went down 5 times" in decision.why
+    twice = decide(decide(state, Event("started", boot="boot 4"), 0).state, Event("started", boot="boot 4"), 0)
+    assert twice.action == "roll back" and "process died 2 times" in twice.why
+
+
+def test_power_cuts_are_not_blamed_on_a_candidate_either() -> None:
+    state = SlotState(Placed("a", "d1", 1))
+    for number in range(5):
+        state = decide(state, Event("arrived", "d2", 2, boot=f"boot {number}"), 0).state
+        decision = decide(state, Event("started", boot=f"boot {number + 1}"), 0)
+        assert (decision.action == "drop") == (number == 4)
+        state = decision.state
+    assert state.failure("d2", 2) is not None and state.current == Placed("a", "d1", 1)
+
+
+def test_the_only_bundle_is_given_up_later_for_nothing_would_serve() -> None:
+    state = SlotState(Placed("a", "d1", 1), trial=Trial("d1", 1))
+    for _ in range(4):
+        decision = decide(state, Event("started"), 0)
+        assert decision.action == "serve"
+        state = decision.state
+    assert decide(state, Event("started"), 0).state.current is None
+
+
+def test_what_was_disowned_serves_until_anything_takes_over_and_never_comes_back() -> None:
+    state = SlotState(Placed("a", "d9", 9), Placed("b", "d8", 8))
+    assert decide(state, Event("arrived", "d2", 2), 0).action == "refuse"
+    state = decide(state, Event("disowned", version=3), 0).state
+    assert state.current is not None and state.current.disowned and state.previous is None
+    state = decide(state, Event("arrived", "d2", 2), 0).state
+    state = decide(state, Event("passed", "d2", 2), 0).state
+    assert state.current is not None and state.current.version == 2 and state.previous is None
+    kept = SlotState(Placed("a", "d3", 3), Placed("b", "d2", 2))
+    assert decide(kept, Event("disowned", version=3), 0).state == kept
+
+
+def test_a_reason_is_kept_short() -> None:
+    state = SlotState(Placed("a", "d1", 1), Placed("b", "d0", 0))
+    failed = decide(state, Event("undone", why="x" * 100_000), 0).state.failed
+    assert len(failed[0].why) == MAX_WHY
+
+
 def test_a_settled_bundle_is_not_blamed_for_deaths() -> None:
     state = decide(SlotState(), Event("arrived", "d1", 1), 0).state
     state = decide(decide(state, Event("passed", "d1", 1), 0).state, Event("settled"), 0).state
@@ -158,7 +225,19 @@ def test_what_was_lost_may_come_again_and_what_failed_may_not() -> None:
 EVENTS = st.builds(
     Event,
     st.sampled_from(
-        ["started", "arrived", "cleared", "passed", "failed", "interrupted", "settled", "stopped", "lost", "undone"]
+        [
+            "started",
+            "arrived",
+            "cleared",
+            "passed",
+            "failed",
+            "interrupted",
+            "settled",
+            "stopped",
+            "lost",
+            "undone",
+            "disowned",
+        ]
     ),
     st.sampled_from(["d1", "d2", "d3"]),
     st.integers(1, 3),
@@ -173,12 +252,15 @@ def test_no_order_of_events_loses_what_serves_without_a_reason(events: list[Even
             continue  # only what is on trial passes
         decision = decide(state, event, 1.0)
         now = decision.state
-        if now.current != state.current:
+        if event.kind == "disowned":
+            assert (now.current is None) == (state.current is None)
+        elif now.current != state.current:
             assert decision.action in ("swap", "roll back")
         if decision.action == "roll back":
             assert now.current == state.previous
         if decision.action == "swap":
-            assert now.previous == state.current
+            gone = state.current is not None and state.current.disowned
+            assert now.previous == (None if gone else state.current)
             assert now.current is not None and (state.current is None or now.current.slot != state.current.slot)
         if now.current is not None and now.previous is not None:
             assert now.current.slot != now.previous.slot
@@ -372,3 +454,87 @@ def test_a_reader_neither_writes_nor_installs(tmp_path: Path, make: Make) -> Non
         with pytest.raises(StateError, match="another process"):
             change()
     assert (slots.folder / "current.json").read_bytes() == before
+
+
+def test_two_power_cuts_and_a_restart_of_the_machine_blame_nobody(tmp_path: Path, make: Make) -> None:
+    one, two = make(1), make(2)
+    installed(tmp_path, one)
+    folder = tmp_path / "tasks" / "gestures"
+    Slots(folder, "gestures", boot="boot 0").install(two.path).close()
+    for number in (1, 2, 3):
+        slots = Slots(folder, "gestures", boot=f"boot {number}")
+        slots.start()
+        assert answers(slots, two)
+    assert json.loads((folder / "current.json").read_text())["trial"]["resets"] == 3
+
+
+def test_a_pointer_that_cannot_be_read_is_not_written_over(tmp_path: Path, make: Make) -> None:
+    """A link that leads to itself stands for a disk that gives an error."""
+    one, two, three = make(1), make(2), make(3)
+    slots = installed(tmp_path, one, two)
+    pointer, away = slots.folder / "current.json", slots.folder / "away.json"
+    pointer.rename(away)
+    pointer.symlink_to(pointer)
+    again = new_slots(tmp_path)
+    for attempt in (again.load, lambda: again.install(three.path), again.roll_back):
+        with pytest.raises(StateError, match="symbolic links"):
+            attempt()
+    again.stop()
+    assert pointer.is_symlink()
+    away.replace(pointer)
+    assert answers(again, two) and again.state.previous is not None
+    again.install(three.path).close()
+    assert answers(new_slots(tmp_path), three)
+
+
+def test_who_comes_to_write_looks_at_what_others_wrote_before(tmp_path: Path, make: Make) -> None:
+    one, two, three = make(1), make(2), make(3)
+    writer = installed(tmp_path, one)
+    reader = Slots(writer.folder, "gestures", is_writer=False)
+    assert answers(reader, one)
+    writer.install(two.path).close()
+    reader.is_writer = True
+    assert reader.state == writer.state
+    reader.install(three.path).close()
+    assert reader.state.previous is not None and reader.state.previous.version == 2
+    reader.roll_back().close()
+    assert answers(new_slots(tmp_path), two)
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM])
+def test_a_disk_without_second_names_for_files_takes_a_bundle(
+    code: int, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make(1)
+    file = tmp_path / "downloads" / "x.bundle"
+    file.parent.mkdir()
+    shutil.copyfile(one.path, file)
+
+    def no_link(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_link)
+    slots = new_slots(tmp_path)
+    slots.install(file).close()
+    assert answers(new_slots(tmp_path), one)
+
+
+def test_a_disk_that_does_not_give_the_bytes_blames_no_bundle(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = make(1), make(2)
+    slots = installed(tmp_path, one)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with zipfile.ZipFile(two.path) as archive:
+        head = archive.read("manifest.json")
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", broken)
+    monkeypatch.setattr(bundles, "_head", lambda archive, path: head)
+    with pytest.raises(StateError, match="Input/output error"):
+        slots.install(two.path)
+    monkeypatch.undo()
+    assert slots.state.failed == () and answers(slots, one)
+    slots.install(two.path).close()
+    assert answers(new_slots(tmp_path), two)

@@ -67,6 +67,11 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.node.close()
 
 
+def left_over(site: Site) -> list[Path]:
+    """Files that a download left behind."""
+    return [file for file in (site.node.state / "downloads").rglob("*") if file.is_file()]
+
+
 # --- pure
 
 
@@ -119,6 +124,16 @@ def test_a_delta_is_used_when_it_starts_from_what_serves_and_is_smaller() -> Non
     assert plan_update((release(2, "a", deltas=(small,)),), SlotState(), FACTS).delta is None
 
 
+def test_an_older_version_is_taken_only_from_a_key_that_does_not_know_what_serves() -> None:
+    serving = SlotState(Placed("a", "t9", 9))
+    offered = (release(4, "a"),)
+    assert plan_update(offered, serving, FACTS, highest=9).release is None
+    assert plan_update(offered, serving, FACTS, highest=12).release is None
+    plan = plan_update(offered, serving, FACTS, highest=8)
+    assert plan.release == offered[0] and plan.disowns and plan.delta is None
+    assert not plan_update((release(9, "b"),), serving, FACTS, highest=8).disowns
+
+
 def test_waits_jitter_and_back_off_and_are_bounded() -> None:
     rng = random.Random(0)
     for failures, mean in ((0, 100.0), (1, 200.0), (2, 400.0), (3, 400.0), (10**6, 400.0)):
@@ -139,7 +154,7 @@ def test_a_release_is_taken_and_then_nothing_until_the_next(site: Site) -> None:
     assert site.look()["did"] == "up to date"
     two = site.publish(2)
     assert site.look()["did"] == "took version 2" and site.answers(two)
-    assert list((site.node.state / "downloads").iterdir()) == []
+    assert left_over(site) == []
 
 
 def test_a_delta_brings_the_same_bundle(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +195,7 @@ def test_a_bad_release_is_refused_once_and_the_next_one_is_taken(site: Site) -> 
     assert told["code"] == "EH180" and "probe wrongly" in told["error"] and site.answers(one)
     assert site.updates.failures == 0 and site.verifier.floor(TASK) == 1
     assert site.look()["did"] == "up to date"
-    assert list((site.node.state / "downloads").iterdir()) == []
+    assert left_over(site) == []
     three = site.publish(3)
     assert site.look()["did"] == "took version 3" and site.answers(three)
 
@@ -199,7 +214,116 @@ def test_what_does_not_fit_is_not_downloaded(site: Site) -> None:
     site.publish(2, about={"fit": FIT | {"machines": ["riscv64"]}})
     told = site.look()
     assert told["code"] == "EH195" and "riscv64" in told["error"] and site.answers(one)
-    assert list((site.node.state / "downloads").iterdir()) == []
+    assert left_over(site) == []
+
+
+def test_a_stolen_key_stops_nothing_once_it_is_replaced(site: Site) -> None:
+    """With the thief's version 9,000,000 serving: nothing older before the key is replaced, then the owner's."""
+    one = site.publish(1)
+    site.look()
+    theft = site.publish(9_000_000)
+    assert site.look()["did"] == "took version 9000000" and site.answers(theft)
+    thief = site.repository.tasks[TASK].targets
+    path = f"{TASK}/9000000-linear.bundle"
+    kept = thief.pop(path)
+    two = site.publish(2)
+    assert site.look()["did"] == "nothing is offered" and site.answers(theft)
+    thief[path] = kept  # a key that is replaced as a matter of routine
+    site.repository.rotate_task(TASK)
+    assert site.look()["did"] == "up to date" and site.verifier.floor(TASK) == 9_000_000
+    del thief[path]
+    site.repository.rotate_task(TASK)
+    assert site.look()["did"] == "took version 2" and site.answers(two) and site.verifier.floor(TASK) == 2
+    state = site.node.slots(TASK).state
+    assert state.previous is None and state.failed == ()
+    with pytest.raises(UnfitError, match="no last good"):  # nobody goes back to what the thief had signed
+        site.node.roll_back(TASK)
+    assert site.look()["did"] == "up to date"
+    three = site.publish(3)
+    assert site.look()["did"] == "took version 3" and site.answers(three) and not site.answers(one)
+
+
+def test_an_owner_without_a_new_release_gets_the_one_before_back(site: Site) -> None:
+    one = site.publish(1)
+    site.look()
+    site.publish(9_000_000)
+    site.look()
+    del site.repository.tasks[TASK].targets[f"{TASK}/9000000-linear.bundle"]
+    site.repository.rotate_task(TASK)
+    assert site.look()["did"] == "took version 1" and site.answers(one)
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["serving", "rolled back"])
+def test_a_new_key_does_not_bring_back_what_is_older(by_hand: bool, site: Site) -> None:
+    one, role = site.publish(1), site.repository.tasks[TASK]
+    site.look()
+    two = site.publish(2)
+    site.look()
+    if by_hand:
+        site.node.roll_back(TASK)
+    site.publish(0 + 1, member="other", seed=7)  # an older version that this node has never seen
+    del role.targets[f"{TASK}/2-linear.bundle"]
+    role.unrecognized_fields["x-edgehone"] = {"highest_version": 2}
+    site.repository.rotate_task(TASK)
+    assert site.look()["did"] == "nothing is offered" and site.verifier.floor(TASK) == 2
+    assert site.answers(one if by_hand else two)
+
+
+def test_a_floor_that_a_crash_left_low_is_made_up_for(site: Site) -> None:
+    made = site.publish(4)
+    site.node.install(TASK, made.path)  # and the process dies before the floor rises
+    assert site.verifier.floor(TASK) == 0
+    assert site.look()["did"] == "up to date" and site.verifier.floor(TASK) == 4
+
+
+def test_downloads_of_two_tasks_leave_each_other_alone(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "registry", now_s=time.time(), tasks=("one", "two"))
+    for task in ("one", "two"):
+        made = write_bundle(tmp_path / f"{task}.bundle", version=1, task=task, widths=(20, 900, 900, 4))
+        repository.release(task, 1, made.path.read_bytes(), member="linear", fit=FIT)
+    repository.commit()
+    left = [2]
+
+    def stopping() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    with Node(tmp_path / "state", tasks=["one", "two"]) as node:
+        verifier = Verifier(node.state, open_source(str(repository.folder)), repository.root)
+        stray = node.state / "downloads" / "three"
+        stray.mkdir(parents=True)
+        (stray / "x.part").write_bytes(b"of a task that is served no more")
+        updates = Updates(node, lambda: verifier, facts=describe_node, stopping=stopping)
+        assert updates.look_at("one") is None
+        (part,) = (node.state / "downloads" / "one").iterdir()
+        size = part.stat().st_size
+        left[0] = 1000
+        told = updates.look_at("two")
+        assert told is not None and told["did"] == "took version 1" and part.stat().st_size == size > 0
+        assert updates.look()["one"]["did"] == "took version 1" and not part.exists() and not stray.exists()
+
+
+def test_a_node_that_may_not_write_brings_nothing_and_disturbs_no_download(site: Site) -> None:
+    site.publish(1)
+    part = site.node.state / "downloads" / TASK / "1.bundle.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    with Node(site.node.state, tasks=[TASK]) as reader:
+        told = Updates(reader, lambda: site.verifier, facts=describe_node).look()[TASK]
+    assert "another process writes" in told["error"] and part.read_bytes() == b"half"
+    assert site.look()["did"] == "took version 1" and left_over(site) == []
+
+
+def test_no_memory_is_told_and_the_next_look_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = site.publish(1)
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(site.verifier, "check", short)
+    assert site.look()["code"] == "EH330" and site.updates.failures == 1
+    monkeypatch.undo()
+    assert site.look()["did"] == "took version 1" and site.answers(one)
 
 
 def test_an_unreachable_registry_is_a_failure_that_serving_survives(site: Site) -> None:
@@ -253,5 +377,5 @@ def test_a_stop_leaves_a_download_to_be_gone_on_with(site: Site) -> None:
 
     updates = Updates(site.node, lambda: site.verifier, facts=describe_node, stopping=stopping)
     assert updates.look() == {} and site.answers(one)
-    assert [file.suffix for file in (site.node.state / "downloads").iterdir()] == [".part"]
+    assert [file.suffix for file in (site.node.state / "downloads" / TASK).iterdir()] == [".part"]
     assert site.look()["did"] == "took version 2" and site.answers(two)

@@ -12,8 +12,9 @@ import pytest
 
 from edgehone.testing.trust import SITE_NOW_S as NOW_S
 from edgehone.testing.trust import Repository, Site
-from edgehone_agent.errors import EdgehoneError, StateError
-from edgehone_agent.verify import Checked
+from edgehone_agent.errors import EdgehoneError, StateError, TrustError
+from edgehone_agent.transport import FolderSource
+from edgehone_agent.verify import Checked, Verifier
 
 
 @pytest.fixture
@@ -40,14 +41,73 @@ def test_nothing_below_the_floor_is_offered(site: Site) -> None:
     assert site.verifier().floor("gauge") == 3 and site.verifier().floor("valve") == 0
 
 
-def test_a_new_task_key_starts_anew(site: Site) -> None:
+def test_a_floor_of_a_stolen_key_goes_with_the_key(site: Site) -> None:
     """Or a stolen key that released version 9,000,000 would have stopped updates for ever."""
     verifier = site.verifier()
     verifier.check("gauge")
     verifier.raise_floor("gauge", 9_000_000)
     assert verifier.check("gauge").releases == ()
     site.repository.rotate_task("gauge")
-    assert versions(verifier.check("gauge")) == [1] and site.verifier().floor("gauge") == 0
+    checked = verifier.check("gauge")
+    assert versions(checked) == [1] and checked.highest == 1 and site.verifier().floor("gauge") == 1
+
+
+def test_a_new_key_takes_the_floor_over_that_it_knows_of(site: Site) -> None:
+    for version in (2, 3, 4):
+        site.repository.release("gauge", version, b"%d" % version)
+    site.repository.commit()
+    verifier = site.verifier()
+    verifier.check("gauge")
+    verifier.raise_floor("gauge", 3)
+    site.repository.rotate_task("gauge")
+    assert versions(verifier.check("gauge")) == [4, 3] and site.verifier().floor("gauge") == 3
+
+
+def test_a_release_that_was_taken_back_keeps_its_floor_under_a_new_key(site: Site) -> None:
+    role = site.repository.tasks["gauge"]
+    site.repository.release("gauge", 2, b"second")
+    site.repository.commit()
+    verifier = site.verifier()
+    verifier.check("gauge")
+    verifier.raise_floor("gauge", 2)
+    del role.targets["gauge/2-small.bundle"]
+    role.unrecognized_fields["x-edgehone"] = {"highest_version": 2}  # as `edgehone registry revoke` leaves it
+    site.repository.rotate_task("gauge")
+    checked = verifier.check("gauge")
+    assert checked.releases == () and checked.highest == 2 and site.verifier().floor("gauge") == 2
+
+
+@pytest.mark.parametrize("stated", [None, 7, {}, {"highest_version": "9"}, {"highest_version": True},
+                                    {"highest_version": 2**60}, {"highest_version": -4}], ids=str)  # fmt: skip
+def test_nonsense_about_the_highest_version_is_passed_over(stated: object, site: Site) -> None:
+    site.repository.tasks["gauge"].unrecognized_fields["x-edgehone"] = stated
+    site.repository.commit()
+    assert site.check().highest == 1
+
+
+def test_another_registry_may_be_younger_and_the_old_one_may_not(site: Site) -> None:
+    """A person brings the root.json of another registry; and one of the same registry, which changes nothing."""
+    old = site.keep("old")
+    for _ in range(3):
+        site.repository.write_root()
+    assert site.check().fresh and site.verifier()._floors.roles["root"].version == 4
+    newer = (site.repository.folder / "metadata" / "3.root.json").read_bytes()
+    assert site.verifier(newer).check("gauge").fresh
+    shown = Repository(site.folder / "other", now_s=site.repository.now_s)
+    shown.release("gauge", 1, b"of another registry")
+    shown.commit()
+    other = Verifier(
+        site.state, FolderSource(shown.folder), shown.root,
+        clock=lambda: site.clocks.now_s, uptime=lambda: site.clocks.up_s,
+    )  # fmt: skip
+    assert versions(other.check("gauge")) == [1] and other._floors.roles["root"].version == 1
+    assert site.check().fresh
+    for withheld in (2, 3, 4):
+        (site.repository.folder / "metadata" / f"{withheld}.root.json").unlink()
+    shutil.rmtree(site.state / "tuf")
+    site.show(old)
+    with pytest.raises(TrustError, match="seen before"):
+        site.check()
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -57,7 +57,7 @@ def test_a_clock_ahead_offers_nothing_says_so_and_heals(site: Site, years: float
     last = verifier.last("gauge")
     assert last is not None and versions(last) == [1]  # still known, not offered
     site.clocks.now_s = NOW_S
-    assert verifier.check("gauge") == Checked(last.releases, (), True)
+    assert verifier.check("gauge") == Checked(last.releases, (), True, 1)
 
 
 def test_metadata_that_is_out_of_date_is_offered_by_no_clock_that_stands_still(site: Site) -> None:
@@ -158,7 +158,7 @@ def test_a_shorter_life_of_the_timestamp_does_not_move_the_floor_ahead(site: Sit
     assert site.check().fresh
     site.repository.root_role.unrecognized_fields["x-edgehone"]["expiry_days"]["timestamp"] = "1"
     site.repository.write_root()
-    assert site.check() == Checked(site.check().releases, (), True)
+    assert site.check() == Checked(site.check().releases, (), True, 1)
     site.repository.periods_days["timestamp"] = 1
     site.repository.write_timestamp()
     assert site.check().fresh
@@ -172,7 +172,7 @@ def test_a_publisher_from_the_future_is_healed_by_a_new_online_key(site: Site) -
     site.repository.commit()
     assert not site.check().fresh
     site.repository.rotate_online()
-    assert site.check() == Checked(site.check().releases, (), True)
+    assert site.check() == Checked(site.check().releases, (), True, 1)
 
 
 def test_time_is_put_into_python_tuf_and_a_version_that_lost_the_place_is_refused(site: Site) -> None:
