@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 from edgehone.bundle.archive import pack
 from edgehone.testing.bundles import write_bundle
+from edgehone.testing.faults import Tally, mutations
 from edgehone_agent.bundle import open_bundle
 from edgehone_agent.errors import BundleError
 from edgehone_agent.probe import Probe, read_probe
 from edgehone_agent.wire.manifest import Manifest
 
 LITTLE_BYTES = 8 << 20
+Record = Callable[[str, object], None]
 _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
 Parts = dict[str, bytes]
 
@@ -51,7 +53,7 @@ def peak_bytes(act: Callable[[], object]) -> int:
 
 
 @st.composite
-def mutations(draw: st.DrawFn, content: bytes) -> bytes:
+def mutated(draw: st.DrawFn, content: bytes) -> bytes:
     """The bytes after one to four changes; most of them near the records of the archive."""
     changed = bytearray(content)
     marks = [at for mark in (b"PK\3\4", b"PK\1\2", b"PK\5\6", b'"') for at in _places(content, mark)]
@@ -85,23 +87,32 @@ def _places(content: bytes, mark: bytes) -> list[int]:
     return found
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=_CALM)
-@given(st.data())
-def test_a_mutated_bundle_is_refused_or_reads_the_same(good: Path, data: st.DataObject) -> None:
-    expected = contents(good)
+def test_a_mutated_bundle_is_refused_or_reads_the_same(good: Path, record_property: Record) -> None:
+    expected, content, tally = contents(good), good.read_bytes(), Tally()
     target = good.with_name("mutated")
-    target.write_bytes(data.draw(mutations(good.read_bytes())))
-    try:
-        assert contents(target) == expected
-    except BundleError as error:
-        assert str(error)
+
+    @settings(max_examples=mutations(1500), deadline=None, suppress_health_check=_CALM)
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        changed = data.draw(mutated(content))
+        target.write_bytes(changed)
+        try:
+            assert contents(target) == expected
+            tally.add("unchanged" if changed == content else "reads the same")
+        except BundleError as error:
+            assert str(error)
+            tally.add("refused")
+
+    run()
+    record_property("tally", tally.told())
+    assert tally.outcomes["refused"] > tally.outcomes.total() / 2
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=_CALM)
 @given(st.data())
 def test_and_it_takes_little_memory(good: Path, data: st.DataObject) -> None:
     target = good.with_name("mutated")
-    target.write_bytes(data.draw(mutations(good.read_bytes())))
+    target.write_bytes(data.draw(mutated(good.read_bytes())))
 
     def read() -> None:
         try:
@@ -124,9 +135,9 @@ def _paths(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place, *(path for key, item in inner for path in _paths(item, (*place, key)))]
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=_CALM)
+@settings(max_examples=mutations(800), deadline=None, suppress_health_check=_CALM)
 @given(st.data())
-def test_a_manifest_with_any_value_anywhere_is_refused_or_comes_back_whole(good: Path, data: st.DataObject) -> None:
+def test_a_mutated_manifest_is_refused_or_comes_back_whole(good: Path, data: st.DataObject) -> None:
     manifest = contents(good)[0]
     manifest = replace(
         manifest, measured={"latency_us litert": {"value": 3, "low": 1.5}}, unknown={"later": {"a": [1]}}
@@ -174,17 +185,24 @@ def _minimal() -> Manifest:
 MINIMAL = _minimal()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=_CALM)
-@given(st.data())
-def test_a_mutated_probe_is_refused_or_is_a_probe_of_one_form(data: st.DataObject) -> None:
-    probe = Probe(np.ones((8, 2, 3), np.float32), np.zeros((8, 4), np.float32), 0.5)
-    content = data.draw(mutations(probe.to_bytes()))
-    try:
-        found = read_probe(content)
-    except BundleError:
-        return
-    assert found.x.dtype == found.y.dtype == np.float32 and len(found.x) == len(found.y) >= 8
-    assert np.isfinite(found.x).all() and found.tolerance > 0
+def test_a_mutated_probe_is_refused_or_is_a_probe_of_one_form(record_property: Record) -> None:
+    content, tally = Probe(np.ones((8, 2, 3), np.float32), np.zeros((8, 4), np.float32), 0.5).to_bytes(), Tally()
+
+    @settings(max_examples=mutations(400), deadline=None, suppress_health_check=_CALM)
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        try:
+            found = read_probe(data.draw(mutated(content)))
+        except BundleError:
+            tally.add("refused")
+            return
+        assert found.x.dtype == found.y.dtype == np.float32 and len(found.x) == len(found.y) >= 8
+        assert np.isfinite(found.x).all() and found.tolerance > 0
+        tally.add("a probe")  # its digest in the manifest is what refuses it then
+
+    run()
+    record_property("tally", tally.told())
+    assert tally.outcomes["refused"] > tally.outcomes.total() / 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgehone.bundle.archive import Content, bundle_bytes
 from edgehone.bundle.delta import make_delta
+from edgehone.testing.faults import Tally, mutations
 from edgehone_agent.delta import HEADER, OPERATION, apply_delta
 from edgehone_agent.errors import BundleError
 from edgehone_agent.frames import WINDOW_LOG
@@ -24,6 +26,7 @@ Bodies = list[tuple[str, bytes]]
 FRAMES = 8
 NAMES = ("models/onnxruntime/model.onnx", "probe.npz", "README.md")
 quick = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(quick, max_examples=mutations(400))
 
 
 def model(*tensors: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
@@ -175,16 +178,25 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(changed)
 
 
-@quick
-@given(data=st.data())
-def test_a_damaged_delta_makes_nothing(change: Change, data: st.DataObject) -> None:
-    delta = data.draw(damaged(change.delta))
-    assert (change.outcome(delta) == "made") == (delta == change.delta)
+def test_a_mutated_delta_makes_nothing(change: Change, record_property: Callable[[str, object], None]) -> None:
+    tally = Tally()
+
+    @many
+    @given(data=st.data())
+    def run(data: st.DataObject) -> None:
+        delta = data.draw(damaged(change.delta))
+        outcome = change.outcome(delta)
+        assert (outcome == "made") == (delta == change.delta)
+        tally.add("unchanged" if outcome == "made" else "refused")
+
+    run()
+    record_property("tally", tally.told())
+    assert tally.outcomes["refused"] > tally.outcomes.total() / 2
 
 
-@quick
+@many
 @given(data=st.data())
-def test_damage_behind_a_right_seal_makes_nothing_else(change: Change, data: st.DataObject) -> None:
+def test_a_mutated_frame_behind_a_right_seal_makes_nothing_else(change: Change, data: st.DataObject) -> None:
     head, parts = change.delta[: HEADER.size], frames(change.delta)
     place = data.draw(st.integers(-1, FRAMES - 1))
     if place < 0:
@@ -199,10 +211,10 @@ OPERATION_NUMBERS = st.one_of(
 )
 
 
-@quick
+@many
 @given(data=st.data())
 @example(data=None)
-def test_wrong_operations_make_nothing_else(change: Change, data: st.DataObject | None) -> None:
+def test_mutated_operations_make_nothing_else(change: Change, data: st.DataObject | None) -> None:
     """Sound frames with unsound content, which is further than chance gets."""
     parts = frames(change.delta)
     content = bytearray(zstd.decompress(parts[0]))

@@ -7,9 +7,7 @@ afterwards the true registry is still believed, so no change poisons the node.
 
 from __future__ import annotations
 
-import copy
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -23,13 +21,14 @@ from hypothesis import strategies as st
 from securesystemslib.exceptions import FormatError
 from securesystemslib.formats import encode_canonical
 
+from edgehone.testing.faults import Tally, bent, damaged, mutations
 from edgehone.testing.trust import Repository, digest
 from edgehone_agent.errors import EdgehoneError, RegistryError, TrustError
 from edgehone_agent.transport import Progress
 from edgehone_agent.verify import BUILT_S, Checked, Verifier
 
 NOW_S = BUILT_S + 400 * 86400.0
-EXAMPLES = int(os.environ.get("EDGEHONE_MUTATIONS", "1500"))  # of each kind; set it higher for a long run
+EXAMPLES = mutations(1500)  # of each kind
 FAST = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
@@ -111,73 +110,12 @@ def believes_only_the_truth(checked: Callable[[], Checked], expected: Checked) -
     return not found.fresh
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Bytes changed without knowing what they mean."""
-    place, other = chance.randrange(len(content)), chance.randrange(len(content))
-    first, last = min(place, other), max(place, other)
-    kind = chance.randrange(7)
-    if kind == 0:
-        return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
-    if kind == 1:
-        return content[:place]
-    if kind == 2:
-        return content[:first] + content[last:]
-    if kind == 3:
-        return content[:place] + chance.randbytes(chance.randrange(1, 40)) + content[place:]
-    if kind == 4:
-        return content[:place] + content[first:last] + content[place:]
-    if kind == 5:
-        return content[:place] + str(chance.randrange(10)).encode() + content[place + 1 :]
-    return chance.choice([b"", b"null", b"[]", b"{}", b"[" * 3000, b'{"a":' * 3000, b"\xff" * 50, b"9" * 5000])
-
-
-ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2**31, 2**63, 10**40, 1.5, float("inf"), float("nan"), "", "0", "root", "\x00",
-    "a" * 3000, [], {}, [[]], {"": {}}, "2999-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
-    "\ud800", "*", "gauge/*",
-]  # fmt: skip
-
-
-def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a JSON value."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from places_of(item, (*path, key))
-
-
-def bent(content: bytes, chance: random.Random) -> bytes:
-    """Another JSON of nearly the same form."""
-    data: Any = {"": json.loads(content)}  # one level more, so that the whole has a place too
-    for _ in range(chance.choice([1, 1, 1, 2, 4])):
-        *above, key = ("", *chance.choice(list(places_of(data[""]))))
-        holder = data
-        for step in above:
-            holder = holder[step]
-        kind = chance.randrange(5)
-        if kind == 0:
-            del holder[key]
-            if "" not in data:
-                return b""
-        elif kind == 1 and isinstance(holder, dict):
-            holder[chance.choice(["x", "version", "expires", "_type", "keyids", "threshold"])] = copy.deepcopy(
-                chance.choice(ODD)
-            )
-        elif kind == 2 and isinstance(holder[key], int):
-            holder[key] += chance.choice([-1, 1, 10**6])
-        elif kind == 3:
-            holder[key] = copy.deepcopy(data[""])
-        else:
-            holder[key] = copy.deepcopy(chance.choice(ODD))
-        if not isinstance(data[""], dict | list):
-            break
-    return json.dumps(data[""]).encode()
-
-
 @pytest.mark.parametrize("change", [damaged, bent])
-def test_no_change_to_what_is_served_is_believed(bench: Bench, change: Callable[[bytes, random.Random], bytes]) -> None:
+def test_no_change_to_what_is_served_is_believed(
+    bench: Bench, change: Callable[[bytes, random.Random], bytes], record_property: Callable[[str, object], None]
+) -> None:
     names = [f"metadata/{name}.json" for name in bench.read]
-    refused = dict.fromkeys(names, 0)
+    tally = Tally()
 
     @FAST
     @given(st.sampled_from(names), st.integers(0, 2**63), st.booleans())
@@ -185,14 +123,17 @@ def test_no_change_to_what_is_served_is_believed(bench: Bench, change: Callable[
         node = bench.node("known") if known else bench.wiped()
         bench.source.files = {**bench.true, name: change(bench.true[name], random.Random(seed))}
         try:
-            refused[name] += believes_only_the_truth(lambda: node.check("gauge"), bench.expected)
+            is_refused = believes_only_the_truth(lambda: node.check("gauge"), bench.expected)
+            tally.add("refused" if is_refused else "says the same")
         finally:
             bench.source.files = dict(bench.true)
         if known or seed % 8 == 0:
             assert node.check("gauge") == bench.expected
 
     run()
-    assert sum(refused.values()) > EXAMPLES / 2, refused  # most changes are found, or this test looks at nothing
+    record_property("tally", tally.told())
+    # Most changes are found, or this test looks at nothing.
+    assert tally.outcomes["refused"] > EXAMPLES / 2, tally.told()
 
 
 @FAST

@@ -13,15 +13,19 @@ says so. `Tally` counts what came of them and what memory they took.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgehone.errors import HostError
 
@@ -71,6 +75,69 @@ class Tally:
     def _bytes(self, name: str) -> int:
         found = re.search(rf"{name}:\s+(\d+) kB", (self._folder / "status").read_text())
         return int(found[1]) * 1024 if found is not None else 0
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Bytes changed without knowing what they mean: flipped, cut, lost, put in, repeated, or another thing."""
+    place, other = chance.randrange(len(content)), chance.randrange(len(content))
+    first, last = min(place, other), max(place, other)
+    kind = chance.randrange(7)
+    if kind == 0:
+        return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+    if kind == 1:
+        return content[:place]
+    if kind == 2:
+        return content[:first] + content[last:]
+    if kind == 3:
+        return content[:place] + chance.randbytes(chance.randrange(1, 40)) + content[place:]
+    if kind == 4:
+        return content[:place] + content[first:last] + content[place:]
+    if kind == 5:
+        return content[:place] + str(chance.randrange(10)).encode() + content[place + 1 :]
+    return chance.choice([b"", b"null", b"[]", b"{}", b"[" * 3000, b'{"a":' * 3000, b"\xff" * 50, b"9" * 5000])
+
+
+_ODD: list[Any] = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**40, 1.5, float("inf"), float("nan"), "", "0", "root", "\x00",
+    "a" * 3000, [], {}, [[]], {"": {}}, "2999-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
+    "\ud800", "*", "gauge/*",
+]  # fmt: skip
+
+
+def _places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _places_of(item, (*path, key))
+
+
+def bent(content: bytes, chance: random.Random) -> bytes:
+    """Another JSON of nearly the same form."""
+    data: Any = {"": json.loads(content)}  # one level more, so that the whole has a place too
+    for _ in range(chance.choice([1, 1, 1, 2, 4])):
+        *above, key = ("", *chance.choice(list(_places_of(data[""]))))
+        holder = data
+        for step in above:
+            holder = holder[step]
+        kind = chance.randrange(5)
+        if kind == 0:
+            del holder[key]
+            if "" not in data:
+                return b""
+        elif kind == 1 and isinstance(holder, dict):
+            holder[chance.choice(["x", "version", "expires", "_type", "keyids", "threshold"])] = copy.deepcopy(
+                chance.choice(_ODD)
+            )
+        elif kind == 2 and isinstance(holder[key], int):
+            holder[key] += chance.choice([-1, 1, 10**6])
+        elif kind == 3:
+            holder[key] = copy.deepcopy(data[""])
+        else:
+            holder[key] = copy.deepcopy(chance.choice(_ODD))
+        if not isinstance(data[""], dict | list):
+            break
+    return json.dumps(data[""]).encode()
 
 
 def family(call: str) -> str:
