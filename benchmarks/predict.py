@@ -4,23 +4,25 @@ models are swapped.
 The calls of one round are interleaved and each is timed alone. Requests go over a Unix socket to a process of its own.
 
 python benchmarks/predict.py        writes benchmarks/results/predict.json
+
+On a machine where others work, `chrt -r 1` before it keeps their work out of the figures.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
+import random
 import select
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from serving import by_socket, http_request
 
 from edgehone.bundle.card import build_card
 from edgehone.measure.machine import describe_machine
@@ -32,33 +34,23 @@ from edgehone_agent.node import Node
 RESULTS = Path(__file__).parent / "results"
 TASK = "gestures"
 ROUNDS, CALLS = 60, 200
-SWAPS = 60
-SERVER = """
-import sys
+SWAPS, STILL_S = 200, 0.05
+INSTALLER = """
+import contextlib, random, sys, time
 from edgehone.testing.hosts import serving
 from edgehone_agent.node import Node
 sys.setswitchinterval(0.0005)
-folder = sys.argv[1]
-with Node(f"{folder}/n", tasks=["gestures"]) as node:
+folder, name = sys.argv[1:]
+with Node(f"{folder}/{name}", tasks=["gestures"]) as node:
     node.install("gestures", f"{folder}/1.bundle")
-    with serving(node, [f"unix:{folder}/s"]):
+    with serving(node, [f"unix:{folder}/s"]) if name == "here" else contextlib.nullcontext():
         print("ready", flush=True)
         for line in sys.stdin:
+            time.sleep(random.uniform(0.002, 0.004))  # when the line comes, the other side is about to ask
+            started = time.perf_counter()
             node.install("gestures", line.strip())
-            print("swapped", flush=True)
+            print(started, time.perf_counter(), flush=True)
 """
-
-
-class Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=20)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(str(self._path))
 
 
 def timed(call: Callable[[], Any], watching: Node) -> float:
@@ -110,52 +102,90 @@ def in_process(folder: Path) -> dict[str, Any]:
     return {"median_us": medians, "over_bare_us": added, "rounds": ROUNDS, "calls": CALLS}
 
 
-def requests(connection: Connection, body: bytes, until: Callable[[], bool]) -> list[float]:
-    """Latencies of one client, in milliseconds, until told to stop. Raises RuntimeError when a request fails."""
+Times = list[tuple[float, float]]  # of requests: sent, answered; seconds of the clock that all processes share
+
+
+def asking(ask: Callable[[], None], until: Callable[[], bool]) -> Times:
+    """Ask about once a millisecond until told to stop."""
     times = []
     while not until():
         started = time.perf_counter()
-        connection.request("POST", f"/v2/models/{TASK}/infer", body)
-        response = connection.getresponse()
-        response.read()
-        if response.status != 200:
-            raise RuntimeError(f"a request failed: {response.status}")
-        times.append((time.perf_counter() - started) * 1e3)
+        ask()
+        times.append((started, time.perf_counter()))
         time.sleep(0.001)
     return times
 
 
 def swapping(folder: Path) -> dict[str, Any]:
-    """Request latency while nothing is swapped, and while a model is, again and again."""
+    """Request latency while nothing is installed, while the serving process swaps, and while another one does the same.
+
+    The other process is the control: it takes the same time of cores and disk and shares no interpreter. A request
+    counts for a swap when it is under way at any moment of it. The three take turns, in a new order for every bundle.
+    """
     made = [write_bundle(folder / f"{version}.bundle", version=version) for version in range(1, SWAPS + 2)]
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    if server.stdin is None or server.stdout is None:
-        raise RuntimeError("no pipe")
-    server.stdout.readline()
-    connection = Connection(folder / "s")
-    data = made[0].x.tolist()
-    body = json.dumps({"inputs": [{"name": "reading", "shape": [1, 20], "datatype": "FP32", "data": data}]}).encode()
-    still, moving = [], []
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", INSTALLER, str(folder), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("here", "aside")
+    }  # fmt: skip
+    pipes = {name: (_given(process.stdin), _given(process.stdout)) for name, process in processes.items()}
+    for _, said in pipes.values():
+        said.readline()
+    tensor = {"name": "reading", "shape": [1, 20], "datatype": "FP32", "data": made[0].x.tolist()}
+    ask = by_socket(f"unix:{folder / 's'}", http_request(json.dumps({"inputs": [tensor]}).encode(), None, TASK))
+    found: dict[str, list[list[float]]] = {"still": [], "here": [], "aside": []}
+    rng = random.Random(0)
     for one in made[1:]:
-        end = time.perf_counter() + 0.3
-        still += requests(connection, body, lambda end=end: time.perf_counter() > end)  # type: ignore[misc]
-        server.stdin.write(f"{one.path}\n")
-        server.stdin.flush()
-        moving += requests(connection, body, lambda: bool(select.select([server.stdout], [], [], 0)[0]))
-        server.stdout.readline()
-    server.stdin.close()
-    server.wait()
-    found = {
-        name: {
-            "p50_ms": float(np.quantile(times, 0.5)),
-            "p99_ms": float(np.quantile(times, 0.99)),
-            "requests": len(times),
-        }
-        for name, times in (("still", still), ("swapping", moving))
+        for name in rng.sample(list(found), 3):
+            end = time.perf_counter() + STILL_S
+            before = asking(ask, lambda end=end: time.perf_counter() > end)  # type: ignore[misc]
+            if name == "still":
+                found[name].append([(done - sent) * 1e3 for sent, done in before])
+                continue
+            told, said = pipes[name]
+            told.write(f"{one.path}\n")
+            told.flush()
+            during = asking(ask, lambda said=said: bool(select.select([said], [], [], 0)[0]))  # type: ignore[misc]
+            first, last = map(float, said.readline().split())
+            found[name].append([(done - sent) * 1e3 for sent, done in during if done > first and sent < last])
+    for name, process in processes.items():
+        pipes[name][0].close()
+        process.wait()
+    rows = {name: _quantiles(blocks) for name, blocks in found.items()}
+    rises = {f"p99_rise_over_{name}_ms": _rise(found["here"], found[name]) for name in ("still", "aside")}
+    return {**rows, **rises, "swaps": SWAPS, "failed": 0}  # a request that fails ends the run
+
+
+def _given(pipe: IO[str] | None) -> IO[str]:
+    if pipe is None:
+        raise RuntimeError("no pipe")
+    return pipe
+
+
+def _quantiles(blocks: list[list[float]]) -> dict[str, float]:
+    times = np.concatenate(blocks)
+    return {
+        "p50_ms": float(np.quantile(times, 0.5)),
+        "p90_ms": float(np.quantile(times, 0.9)),
+        "p99_ms": float(np.quantile(times, 0.99)),
+        "requests": len(times),
     }
-    return {**found, "p99_rise_ms": found["swapping"]["p99_ms"] - found["still"]["p99_ms"], "swaps": SWAPS, "failed": 0}
+
+
+def _rise(here: list[list[float]], there: list[list[float]]) -> dict[str, float]:
+    """Difference of the 99th percentiles, with its 95 % bootstrap interval over the swaps."""
+    rng = np.random.default_rng(0)
+
+    def p99(blocks: list[list[float]], picks: Any) -> float:
+        return float(np.quantile(np.concatenate([blocks[pick] for pick in picks]), 0.99))
+
+    every = range(len(here))
+    drawn = [p99(here, rng.integers(0, len(here), len(here))) - p99(there, rng.integers(0, len(there), len(there)))
+             for _ in range(500)]  # fmt: skip
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": p99(here, every) - p99(there, every), "low": float(low), "high": float(high)}
 
 
 def main() -> None:

@@ -34,7 +34,6 @@ RESULTS = Path(__file__).parent / "results"
 BLOCKS, REQUESTS, WARM = 25, 200, 20
 BUDGET_US = {"unix": 150, "http": 250}
 READING = np.linspace(-1, 1, 20, dtype=np.float32)[None]
-PATH = "/v2/models/tiny/infer"
 
 
 def make_host(file: Path) -> FileHost:
@@ -88,10 +87,11 @@ def run_uvicorn(file: Path, unix: str, ready: Any) -> None:
     asyncio.run(main())
 
 
-def http_request(body: bytes, json_length: int | None) -> bytes:
+def http_request(body: bytes, json_length: int | None, task: str = "tiny") -> bytes:
     """An infer request for a keep-alive connection."""
     extra = "" if json_length is None else f"Inference-Header-Content-Length: {json_length}\r\n"
-    return f"POST {PATH} HTTP/1.1\r\nHost: node\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
+    head = f"POST /v2/models/{task}/infer HTTP/1.1\r\nHost: node\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
+    return head.encode() + body
 
 
 def in_json() -> bytes:

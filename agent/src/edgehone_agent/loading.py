@@ -82,7 +82,9 @@ def load_bundle(digest: str, manifest: Manifest, folder: Path, *, threads: int, 
             session = runtime.load(folder / part.path, threads=threads)
             tap = card is not None and card.embedding_size > 0 and session.embedding is not None
             models.append(FastModel(session, tap=tap))
+            _give_way()
         _check_probe(models[0], manifest, folder)
+        _give_way()
         return Loaded(digest, manifest, folder, tuple(models), card, _latency_us(models[0], manifest, measure))
     except BaseException as error:
         for model in models:
@@ -149,7 +151,9 @@ def _check_probe(model: FastModel, manifest: Manifest, folder: Path) -> None:
         BundleError: it does not.
     """
     part = manifest.part("probe")
-    result = read_probe((folder / part.path).read_bytes()).check(model)
+    probe = read_probe((folder / part.path).read_bytes())
+    _give_way()
+    result = probe.check(model)
     if not result.ok:
         raise BundleError(
             f"the model answers its probe wrongly here: {result.text}",
@@ -187,11 +191,20 @@ def _measure_us(session: Session) -> float:
             session.run(x)
         took_s = max(time.perf_counter() - before, 1e-9)
         burst = max(_MIN_BURST, min(_MAX_BURST, int(burst * _BURST_S / took_s)))
-        time.sleep(_PAUSE_S)
+        _give_way()
     found = measure_latency(
-        {"model": session}, rounds=_ROUNDS, calls=burst, warmup_s=0.0, progress=lambda *_: time.sleep(_PAUSE_S)
+        {"model": session}, rounds=_ROUNDS, calls=burst, warmup_s=0.0, progress=lambda *_: _give_way()
     )
     return found["model"].median_us
+
+
+def _give_way() -> None:
+    """Let a request through between two steps, each of which keeps the interpreter for a part of a millisecond.
+
+    Without it a request that meets one step meets the next one too: it gives the interpreter away whenever it reads,
+    runs the model or writes, and each time waits for it anew.
+    """
+    time.sleep(_PAUSE_S)
 
 
 def _is_short_of_memory(model: Part) -> bool:
