@@ -3,6 +3,9 @@
 node = describe_node()
 runtime = check_fit(release.fit, node)              # "litert", or UnfitError with the reason
 release = choose(checked.releases, node)            # the first member of the newest version that fits
+
+Memory is what the kernel can still give and what the process's control groups (a container, a systemd unit) still
+allow, whichever is less; a group's cache counts as free, for it makes way.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def describe_node(*, memory_bytes: int | None = None) -> NodeFacts:
 
     names = RUNTIMES.names()
     found = tuple(name for name in names if importlib.util.find_spec(_MODULES.get(name, "edgehone_agent")) is not None)
-    return NodeFacts(platform.machine(), found, _available_bytes() if memory_bytes is None else memory_bytes)
+    return NodeFacts(platform.machine(), found, available_bytes() if memory_bytes is None else memory_bytes)
 
 
 def check_fit(fit: Fit, node: NodeFacts) -> str:
@@ -143,12 +146,81 @@ def _version(text: str) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
-def _available_bytes() -> int | None:
-    """Memory that this machine can still give, as the kernel estimates it."""
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process can still get, None where that is not known.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.max, memory.high) and cgroup-v1/memory.rst.
+
+    Args:
+        root: of the file system in which the kernel shows itself.
+    """
+    rooms = [_free_bytes(root / "proc/meminfo"), *(_room_bytes(group) for group in _groups(root))]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _free_bytes(meminfo: Path) -> int | None:
+    """What the machine can give, as the kernel estimates it."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = meminfo.read_text().splitlines()
     except OSError:
         return None
     sizes_kb = {name: size for name, _, size in (line.partition(":") for line in lines)}
     size = sizes_kb.get("MemAvailable", "").split()
     return int(size[0]) * 1024 if size and size[0].isdigit() else None
+
+
+def _groups(root: Path) -> list[Path]:
+    """The control groups that bound this process's memory, of either kind: its own and all above.
+
+    In a container the path may be that outside of it, while the folder that is mounted is the container's own: then
+    that folder stands for it.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found: list[Path] = []
+    for line in lines:
+        number, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        if number == "0" and not kinds:
+            tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+        elif "memory" in kinds.split(","):
+            tops = [root / "sys/fs/cgroup/memory"]
+        else:
+            continue
+        steps = [step for step in path.split("/") if step not in ("", "..")]
+        found += [top.joinpath(*steps[:depth]) for top in tops for depth in range(len(steps) + 1)]
+    return found
+
+
+_LIMITS = (("memory.max", "memory.current", "inactive_file"), ("memory.high", "memory.current", "inactive_file"),
+           ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))  # fmt: skip
+
+
+def _room_bytes(group: Path) -> int | None:
+    """What a control group still allows; None where it has no limit."""
+    rooms = []
+    for limit_name, used_name, cache_name in _LIMITS:
+        limit, used = _number(group / limit_name), _number(group / used_name)
+        if limit is not None and used is not None:
+            rooms.append(max(0, limit - used + _cache_bytes(group / "memory.stat", cache_name)))
+    return min(rooms, default=None)
+
+
+def _number(file: Path) -> int | None:
+    """A file's number; None where there is none, or a word such as "max"."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _cache_bytes(stat: Path, name: str) -> int:
+    try:
+        lines = stat.read_text().splitlines()
+    except OSError:
+        return 0
+    found = next((line.split()[1] for line in lines if line.startswith(f"{name} ")), "0")
+    return int(found) if found.isdecimal() else 0

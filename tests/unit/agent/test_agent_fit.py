@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgehone_agent.errors import TrustError, UnfitError
-from edgehone_agent.fit import NodeFacts, check_fit, choose, describe_node, read_fit
+from edgehone_agent.fit import NodeFacts, available_bytes, check_fit, choose, describe_node, read_fit
 from edgehone_agent.verify import Release
 from edgehone_agent.wire.manifest import Fit
 
@@ -107,3 +111,109 @@ def test_this_node() -> None:
     assert "litert" in node.runtimes
     assert node.memory_bytes is not None and 1_000_000 < node.memory_bytes < 1 << 50
     assert describe_node(memory_bytes=5).memory_bytes == 5
+
+
+MEMINFO = "MemTotal: 900 kB\nMemAvailable:   800000 kB\n"
+MB = 1_000_000
+
+
+def kernel(root: Path, files: dict[str, object]) -> Path:
+    """What a kernel shows, below a folder."""
+    for name, content in {"proc/meminfo": MEMINFO, **files}.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
+    return root
+
+
+def second(group: str, limit: object, used: int, cache: int = 0, high: object = "max") -> dict[str, object]:
+    stat = f"anon 5\ninactive_file {cache}\nactive_file 7"
+    return {
+        f"{group}/memory.max": limit, f"{group}/memory.high": high, f"{group}/memory.current": used,
+        f"{group}/memory.stat": stat,
+    }  # fmt: skip
+
+
+def first(group: str, limit: int, used: int, cache: int = 0) -> dict[str, object]:
+    stat = f"inactive_file 1\ntotal_inactive_file {cache}"
+    return {
+        f"{group}/memory.limit_in_bytes": limit, f"{group}/memory.usage_in_bytes": used, f"{group}/memory.stat": stat
+    }  # fmt: skip
+
+
+TOP, OLD = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+NO_LIMIT = 9223372036854771712  # what version 1 shows
+
+
+@pytest.mark.parametrize(
+    ("files", "bytes_"),
+    [
+        ({}, 819_200_000),
+        ({"proc/self/cgroup": "0::/"}, 819_200_000),
+        ({"proc/self/cgroup": "0::/a/b", **second(f"{TOP}/a/b", 100 * MB, 30 * MB, 10 * MB)}, 80 * MB),
+        ({"proc/self/cgroup": "0::/a/b", **second(f"{TOP}/a/b", "max", 30 * MB),
+          **second(f"{TOP}/a", 50 * MB, 40 * MB)}, 10 * MB),
+        ({"proc/self/cgroup": "0::/a", **second(f"{TOP}/a", 100 * MB, 30 * MB, high=60 * MB)}, 30 * MB),
+        ({"proc/self/cgroup": "0::/a", **second(f"{TOP}/a", 100 * MB, 130 * MB)}, 0),
+        ({"proc/self/cgroup": "0::/a", **second(f"{TOP}/a", 10**12, 0)}, 819_200_000),
+        ({"proc/self/cgroup": "0::/../..", **second(TOP, 64 * MB, 4 * MB)}, 60 * MB),
+        ({"proc/self/cgroup": "0::/out/side", **second(TOP, 64 * MB, 4 * MB)}, 60 * MB),
+        ({"proc/self/cgroup": "4:memory:/docker/x\n0::/", **first(f"{OLD}/docker/x", 70 * MB, 20 * MB, 5 * MB)},
+         55 * MB),
+        ({"proc/self/cgroup": "4:cpu,memory:/docker/x", **first(OLD, 70 * MB, 20 * MB)}, 50 * MB),
+        ({"proc/self/cgroup": "4:memory:/x", **first(f"{OLD}/x", NO_LIMIT, 20 * MB), **first(OLD, NO_LIMIT, 1)},
+         819_200_000),
+        ({"proc/self/cgroup": "nonsense\n0::/a\n:", **second(f"{TOP}/a", "soon", 1)}, 819_200_000),
+        ({"proc/meminfo": "MemFree: 3 kB", "proc/self/cgroup": "0::/a", **second(f"{TOP}/a", 9 * MB, MB)}, 8 * MB),
+        ({"proc/meminfo": ""}, None),
+    ],
+)  # fmt: skip
+def test_memory_is_what_machine_and_control_groups_leave(
+    files: dict[str, object], bytes_: int | None, tmp_path: Path
+) -> None:
+    assert available_bytes(kernel(tmp_path, files)) == bytes_
+
+
+def test_a_kernel_that_shows_nothing(tmp_path: Path) -> None:
+    assert available_bytes(tmp_path) is None
+
+
+def own_group() -> Path | None:
+    """A new control group with a limit of 300 MB, below this process's own; None where none can be had."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        number, kinds, path = line.split(":", 2)
+        is_second = number == "0" and not kinds and Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        if not is_second and kinds != "memory":
+            continue
+        top = Path("/sys/fs/cgroup") if is_second else Path("/sys/fs/cgroup/memory")
+        for above in (top / path.lstrip("/"), top):
+            group = above / f"edgehone-test-{os.getpid()}"
+            try:
+                group.mkdir()
+            except OSError:
+                continue
+            try:
+                (group / ("memory.max" if is_second else "memory.limit_in_bytes")).write_text(str(300 * MB))
+                return group
+            except OSError:
+                group.rmdir()
+    return None
+
+
+def test_a_process_in_a_real_control_group_sees_its_limit() -> None:
+    group = own_group()
+    if group is None:
+        pytest.skip("a control group with a memory limit cannot be made here")
+    program = f"""
+import os, pathlib
+pathlib.Path({str(group / "cgroup.procs")!r}).write_text(str(os.getpid()))
+from edgehone_agent.fit import describe_node
+held = bytearray(100_000_000)
+print(describe_node().memory_bytes)
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert 0 < int(done.stdout) < 200 * MB
+    finally:
+        group.rmdir()
