@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from edgehone_agent.wire._fields import Fields
@@ -132,8 +132,14 @@ class TaskStatus:
     shadow: ShadowStatus | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with every field."""
-        return asdict(self)
+        """A JSON object with every field. By hand: `asdict` takes ten times as long, and a core does this for all."""
+        shadow = self.shadow
+        return {
+            **self.__dict__,
+            "failed": [dict(failed.__dict__) for failed in self.failed],
+            "labelled": _plain(self.labelled),
+            "shadow": None if shadow is None else {**shadow.__dict__, "labelled": _plain(shadow.labelled)},
+        }
 
     @classmethod
     def from_json(cls, data: Any, where: str = "task") -> TaskStatus:
@@ -159,6 +165,10 @@ class TaskStatus:
             labelled=None if get.get("labelled") is None else Labelled.from_json(get["labelled"]),
             shadow=None if get.get("shadow") is None else ShadowStatus.from_json(get["shadow"]),
         )
+
+
+def _plain(labelled: Labelled | None) -> dict[str, Any] | None:
+    return None if labelled is None else dict(labelled.__dict__)
 
 
 def flag(fields: Fields, name: str, default: bool = False) -> bool:

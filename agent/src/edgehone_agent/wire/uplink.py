@@ -253,7 +253,8 @@ class Heartbeat:
 
     def to_json(self) -> dict[str, Any]:
         """See `Message`."""
-        return {"schema": SCHEMA, **asdict(self)}
+        tasks = {name: status.to_json() for name, status in self.tasks.items()}
+        return {"schema": SCHEMA, **self.__dict__, "tasks": tasks}
 
     @classmethod
     def from_json(cls, data: Any) -> Heartbeat:
@@ -356,7 +357,9 @@ class HeartbeatAnswer:
 
     def to_json(self) -> dict[str, Any]:
         """See `Message`."""
-        return {"schema": SCHEMA, **asdict(self)}
+        desired = {name: dict(value.__dict__) for name, value in self.desired.items()}
+        wants = {name: dict(value.__dict__) for name, value in self.wants.items()}
+        return {"schema": SCHEMA, **self.__dict__, "desired": desired, "wants": wants}
 
     @classmethod
     def from_json(cls, data: Any) -> HeartbeatAnswer:
