@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from edgehone.errors import HostError, InputError
 from edgehone.registry.objects import LOCK, Objects, first_line, no_registry
@@ -60,7 +60,7 @@ def open_store(place: str) -> Objects:
     shown = _shown(place)
     connect: Any = from_url  # its types want to know the scheme
     try:
-        objects = connect(place, client_options=_CLIENT, retry_config=_RETRY)
+        objects = connect(place, client_options={**_CLIENT, "allow_http": _plain_http()}, retry_config=_RETRY)
     except (BaseError, ValueError, TypeError) as error:
         raise InputError(
             first_line(error), where=shown, do="check the URL, and what the environment says about the account"
@@ -71,7 +71,12 @@ def open_store(place: str) -> Objects:
 def _shown(url: str) -> str:
     """A URL without a user or password in it."""
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+def _plain_http() -> bool:
+    """Whether the environment allows a server without TLS, as one in the same room may be."""
+    return any(os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "AZURE"))
 
 
 class Bucket(Objects):

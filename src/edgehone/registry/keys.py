@@ -1,4 +1,4 @@
-"""Private keys as files: Ed25519, PKCS #8 PEM, mode 0600, encrypted with a passphrase unless asked otherwise.
+"""Private keys as files: Ed25519, PKCS #8 PEM, mode 0600, under a passphrase (see `locked`) unless asked otherwise.
 
 Rules:
 - A key's file is called LABEL-ID.pem: what it signs, and the first 12 digits of its TUF key id. So the file of a key
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehone.errors import HostError, InputError
+from edgehone.registry.locked import SCRYPT_N, Lock, is_weak
 from edgehone_agent.durable import replace, write_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgehone.registry.objects import Objects
     from edgehone.registry.tuf import CryptoSigner, Key
 
-MIN_PASSPHRASE = 12  # PKCS #8 stretches a passphrase only a little, so it must be long
+MIN_PASSPHRASE = 12
 MAX_PASSPHRASE = 1000  # bytes; OpenSSL takes no more than 1023
 _ID = 12
 _TRIES = 3
@@ -130,11 +131,13 @@ class KeyRing:
     Args:
         folders: searched in order for LABEL-ID.pem; new keys go to the first.
         passphrases: that may open them.
+        scrypt_n: cost of a guess at the passphrase of a new key.
     """
 
-    def __init__(self, folders: Sequence[Path], passphrases: Passphrases) -> None:
+    def __init__(self, folders: Sequence[Path], passphrases: Passphrases, *, scrypt_n: int = SCRYPT_N) -> None:
         self.folders = tuple(folders)
-        self._passphrases = passphrases
+        self._passphrases, self._scrypt_n = passphrases, scrypt_n
+        self._lock: Lock | None = None
         self._signers: dict[str, CryptoSigner] = {}
         self._made: list[Path] = []
 
@@ -180,13 +183,16 @@ class KeyRing:
         if not self.folders:
             raise InputError("there is no folder for the new key", do="give --keys FOLDER")
         folder = self.folders[0]
-        encryption: pem.KeySerializationEncryption = pem.NoEncryption()
-        if not plain:
-            encryption = pem.BestAvailableEncryption(_bytes(self._passphrases.choose(str(folder))))
+        if self._lock is None and not plain:
+            self._lock = Lock(_bytes(self._passphrases.choose(str(folder))), self._scrypt_n)
         private = Ed25519PrivateKey.generate()
         signer = CryptoSigner(private)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        content = private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
+        form = (pem.PrivateFormat.PKCS8, pem.NoEncryption())
+        if self._lock is None or plain:
+            content = private.private_bytes(pem.Encoding.PEM, *form)
+        else:
+            content = self._lock.close(private.private_bytes(pem.Encoding.DER, *form))
         path = folder / f"{label}-{short(signer.public_key.keyid)}.pem"
         write_bytes(path, content, mode=0o600)
         self._made.append(path)
@@ -220,6 +226,8 @@ class KeyRing:
                 found.append(f"{path.name} can be read by others: chmod 600 it")
             if path.stem.rpartition("-")[2] not in names:
                 found.append(f"{path.name} is of no use to this registry")
+            elif is_weak(_content(path)):
+                found.append(f"{path.name} is of an old kind, whose passphrase is easier to guess: rotate this key")
         return found
 
     def open(self, path: Path) -> CryptoSigner:
@@ -231,18 +239,21 @@ class KeyRing:
         """
         from edgehone.registry.tuf import CryptoSigner
 
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError("no such file", where=str(path), do="give the path of a key file") from None
-        except OSError as error:
-            raise HostError(error.strerror or str(error), where=str(path), do="fix the permission") from error
-        return CryptoSigner(self._passphrases.unlock(content, str(path)))
+        return CryptoSigner(self._passphrases.unlock(_content(path), str(path)))
 
 
 def is_plain(path: Path) -> bool:
     """Whether a key file can be used without a passphrase."""
-    return b"ENCRYPTED" not in path.read_bytes()
+    return b"ENCRYPTED" not in _content(path)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path), do="give the path of a key file") from None
+    except OSError as error:
+        raise HostError(error.strerror or str(error), where=str(path), do="fix the permission") from error
 
 
 def check_apart(store: Objects, folders: Iterable[Path]) -> None:

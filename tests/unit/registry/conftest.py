@@ -24,10 +24,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tuf.ngclient import Updater
 
+from edgehone.registry.bucket import open_store
 from edgehone.registry.create import create, load_anchor
 from edgehone.registry.keys import KeyRing, Passphrases
+from edgehone.registry.objects import Objects
 from edgehone.registry.publish import Published, publish
 from edgehone.registry.store import Store
+from edgehone.testing.buckets import bucket
 from edgehone_agent.wire.manifest import Fit, Manifest, Part, Values
 
 PASSPHRASE = "correct horse battery staple"
@@ -57,7 +60,8 @@ class World:
 
     def __init__(self, folder: Path, url: str, passphrase: str = PASSPHRASE) -> None:
         self.folder = folder
-        self.store = Store(folder / "registry")
+        self.store: Objects = Store(folder / "registry")
+        self.served = folder / "registry"
         self.keys = folder / "keys"
         self.url = url
         self.passphrase = passphrase
@@ -65,7 +69,7 @@ class World:
 
     def ring(self, *folders: Path, passphrase: str | None = None) -> KeyRing:
         """Keys at hand, freshly opened."""
-        return KeyRing(folders or (self.keys,), Passphrases([passphrase or self.passphrase]))
+        return KeyRing(folders or (self.keys,), Passphrases([passphrase or self.passphrase]), scrypt_n=2)
 
     @property
     def anchor(self) -> bytes | None:
@@ -86,7 +90,7 @@ class World:
         """A node's TUF client as it comes after a restart; its state is kept under `name`."""
         state = self.folder / name
         (state / "downloads").mkdir(parents=True, exist_ok=True)
-        root = (self.store.folder / "metadata" / "1.root.json").read_bytes()
+        root = (self.served / "metadata" / "1.root.json").read_bytes()
         return Updater(
             str(state), f"{self.url}/metadata/", str(state / "downloads"), f"{self.url}/targets/", bootstrap=root
         )
@@ -100,7 +104,7 @@ class World:
 
     def file(self, role: str) -> dict[str, Any]:
         """Current metadata of a role, as JSON."""
-        metadata = self.store.folder / "metadata"
+        metadata = self.served / "metadata"
         stamp = json.loads((metadata / "timestamp.json").read_text())
         if role == "timestamp":
             return stamp
@@ -113,18 +117,32 @@ class World:
 
     def listing(self) -> dict[str, bytes]:
         """Every file of the registry."""
-        root = self.store.folder
+        root = self.served
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def place() -> str:
+    """Where the registry lies: "folder" or "bucket". A module that wants both parametrises this."""
+    return "folder"
+
+
+@pytest.fixture
+def world(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """An empty place, with a web server on loopback."""
     (tmp_path / "registry").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "registry")))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield World(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    world = World(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    if place == "folder":
+        yield world
+    else:
+        with bucket(tmp_path / "registry") as environment:
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            world.store = open_store("s3://models/registry")
+            yield world
     server.shutdown()
     thread.join()
     server.server_close()
@@ -266,6 +284,6 @@ def second_opinion() -> Callable[[World], Opinion]:
     """Check a registry by the specification's text; raises AssertionError."""
 
     def check(world: World) -> Opinion:
-        return Opinion(world.store.folder, world.now + timedelta(seconds=1))
+        return Opinion(world.served, world.now + timedelta(seconds=1))
 
     return check

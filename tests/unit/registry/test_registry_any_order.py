@@ -15,8 +15,10 @@ from edgehone.registry.state import read
 from edgehone.registry.upkeep import prune, refresh, revoke_release
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_any_order(seed: int, world: Any, second_opinion: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize(
+    ("seed", "place"), [(0, "bucket"), *((seed, "folder") for seed in range(6))], indirect=["place"]
+)
+def test_any_order(seed: int, place: str, world: Any, second_opinion: Callable[[Any], Any]) -> None:
     choose = random.Random(seed)
     world.create("digits")
     live: dict[str, set[int]] = {"digits": set()}
