@@ -1,1 +1,1 @@
-"""What the core remembers: one database, its tables and migrations, and a store of blobs by digest."""
+"""What the core remembers: one database with its tables and migrations, an audit log, and blobs by digest."""

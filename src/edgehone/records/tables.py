@@ -10,19 +10,9 @@ Rules:
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    JSON,
-    Column,
-    Double,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import Column, ForeignKey, Index, MetaData, Table, UniqueConstraint
+
+from edgehone.records.columns import OBJECT, REAL, TEXT, WHOLE
 
 METADATA = MetaData(
     naming_convention={
@@ -33,53 +23,53 @@ METADATA = MetaData(
     }
 )
 
-_NAME = String(200)
-_DIGEST = String(64)
-
 
 # People ------------------------------------------------------------------------------------------------------
 
 person = Table(
     "person",
     METADATA,
-    Column("name", _NAME, primary_key=True),
-    Column("role", String(20), nullable=False),  # viewer | operator
-    Column("password", Text, nullable=False),  # a self-describing hash
-    Column("created_s", Double, nullable=False),
-    Column("disabled_s", Double),
+    Column("name", TEXT, primary_key=True),
+    Column("role", TEXT, nullable=False),  # viewer | operator
+    Column("password", TEXT, nullable=False),  # a self-describing hash
+    Column("created_s", REAL, nullable=False),
+    Column("disabled_s", REAL),
 )
 
 session = Table(  # a browser's sign-in
     "session",
     METADATA,
-    Column("token_hash", _DIGEST, primary_key=True),
-    Column("person", _NAME, ForeignKey("person.name"), nullable=False, index=True),
-    Column("csrf", String(64), nullable=False),
-    Column("created_s", Double, nullable=False),
-    Column("expires_s", Double, nullable=False, index=True),
+    Column("token_hash", TEXT, primary_key=True),
+    Column("person", TEXT, ForeignKey("person.name"), nullable=False, index=True),
+    Column("csrf", TEXT, nullable=False),
+    Column("created_s", REAL, nullable=False),
+    Column("expires_s", REAL, nullable=False, index=True),
 )
 
 api_token = Table(  # a program's sign-in
     "api_token",
     METADATA,
-    Column("token_hash", _DIGEST, primary_key=True),
-    Column("person", _NAME, ForeignKey("person.name"), nullable=False, index=True),
-    Column("name", _NAME, nullable=False),
-    Column("role", String(20), nullable=False),
-    Column("created_s", Double, nullable=False),
-    Column("expires_s", Double),
-    Column("revoked_s", Double),
+    Column("token_hash", TEXT, primary_key=True),
+    Column("person", TEXT, ForeignKey("person.name"), nullable=False, index=True),
+    Column("name", TEXT, nullable=False),
+    Column("role", TEXT, nullable=False),
+    Column("created_s", REAL, nullable=False),
+    Column("expires_s", REAL),
+    Column("revoked_s", REAL),
 )
 
 audit = Table(
     "audit",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("time_s", Double, nullable=False, index=True),
-    Column("actor", _NAME, nullable=False),  # "person:NAME", "node:ID", "core"
-    Column("action", String(60), nullable=False),  # "node.enrol", "rollout.abort", ...
-    Column("subject", _NAME, nullable=False),
-    Column("detail", JSON, nullable=False),
+    Column("id", WHOLE, primary_key=True, autoincrement=True),
+    Column("time_s", REAL, nullable=False, index=True),
+    Column("actor", TEXT, nullable=False),  # "person:NAME", "node:ID", "core"
+    Column("action", TEXT, nullable=False),  # "node.enrol", "rollout.abort", ...
+    Column("subject", TEXT, nullable=False),
+    Column("detail", OBJECT, nullable=False),
+    Index("ix_audit_actor_id", "actor", "id"),
+    Index("ix_audit_subject_id", "subject", "id"),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 
@@ -88,72 +78,74 @@ audit = Table(
 enrolment = Table(  # a one-time token
     "enrolment",
     METADATA,
-    Column("token_hash", _DIGEST, primary_key=True),
-    Column("name", _NAME, nullable=False),  # what the node will be called; "" lets the node say
-    Column("tags", JSON, nullable=False),
-    Column("created_by", _NAME, nullable=False),
-    Column("created_s", Double, nullable=False),
-    Column("expires_s", Double, nullable=False),
-    Column("used_s", Double),
-    Column("node", String(32)),  # that it made
+    Column("token_hash", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False),  # what the node will be called; "" lets the node say
+    Column("tags", OBJECT, nullable=False),
+    Column("created_by", TEXT, nullable=False),
+    Column("created_s", REAL, nullable=False),
+    Column("expires_s", REAL, nullable=False),
+    Column("used_s", REAL),
+    Column("node", TEXT),  # that it made
 )
 
 node = Table(
     "node",
     METADATA,
-    Column("id", String(32), primary_key=True),
-    Column("name", _NAME, nullable=False, unique=True),
-    Column("tags", JSON, nullable=False),  # {"site": "north", "camera": "2"}
-    Column("state", String(20), nullable=False),  # active | quarantined | revoked
-    Column("why", Text, nullable=False),  # of the state
-    Column("facts", JSON, nullable=False),  # NodeFacts of the node, its agent version, clock skew
-    Column("enrolled_s", Double, nullable=False),
-    Column("seen_s", Double),
-    Column("nonce", String(64)),  # the one it must bring with its next heartbeat
-    Column("status", JSON, nullable=False),  # of its last heartbeat, by task
-    Column("beats", Integer, nullable=False, default=0),
+    Column("id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False, unique=True),
+    Column("tags", OBJECT, nullable=False),  # {"site": "north", "camera": "2"}
+    Column("state", TEXT, nullable=False),  # active | quarantined | revoked
+    Column("why", TEXT, nullable=False),  # of the state
+    Column("facts", OBJECT, nullable=False),  # NodeFacts of the node, its agent version, clock skew
+    Column("enrolled_s", REAL, nullable=False),
+    Column("seen_s", REAL),
+    Column("nonce", TEXT),  # the one it must bring with its next heartbeat
+    Column("status", OBJECT, nullable=False),  # of its last heartbeat, by task
+    Column("beats", WHOLE, nullable=False, default=0),
 )
 
 certificate = Table(
     "certificate",
     METADATA,
-    Column("serial", String(40), primary_key=True),  # hex
-    Column("node", String(32), ForeignKey("node.id"), nullable=False, index=True),
-    Column("pem", Text, nullable=False),
-    Column("not_before_s", Double, nullable=False),
-    Column("not_after_s", Double, nullable=False),
-    Column("revoked_s", Double),
-    Column("why", Text, nullable=False, default=""),
+    Column("serial", TEXT, primary_key=True),  # hex
+    Column("node", TEXT, ForeignKey("node.id"), nullable=False, index=True),
+    Column("pem", TEXT, nullable=False),
+    Column("not_before_s", REAL, nullable=False),
+    Column("not_after_s", REAL, nullable=False),
+    Column("revoked_s", REAL),
+    Column("why", TEXT, nullable=False, default=""),
 )
 
 served = Table(  # which bytes answered on a node, from when to when; the lineage's last link
     "served",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("node", String(32), ForeignKey("node.id"), nullable=False),
-    Column("task", _NAME, nullable=False),
-    Column("digest", _DIGEST, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("member", _NAME, nullable=False),
-    Column("from_s", Double, nullable=False),
-    Column("to_s", Double),
-    Column("why", Text, nullable=False),  # it came
+    Column("id", WHOLE, primary_key=True, autoincrement=True),
+    Column("node", TEXT, ForeignKey("node.id"), nullable=False),
+    Column("task", TEXT, nullable=False),
+    Column("digest", TEXT, nullable=False),
+    Column("version", WHOLE, nullable=False),
+    Column("member", TEXT, nullable=False),
+    Column("from_s", REAL, nullable=False),
+    Column("to_s", REAL),
+    Column("why", TEXT, nullable=False),  # it came
     Index("ix_served_node_task", "node", "task", "from_s"),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 evidence = Table(  # what a node reported about drift and risk, newest kept longest
     "evidence",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("node", String(32), ForeignKey("node.id"), nullable=False),
-    Column("task", _NAME, nullable=False),
-    Column("digest", _DIGEST, nullable=False),  # of the bundle that answered
-    Column("received_s", Double, nullable=False),
-    Column("watch_level", Integer, nullable=False),
-    Column("risk_level", Integer, nullable=False),
-    Column("rows", Integer, nullable=False),
-    Column("content", JSON, nullable=False),
+    Column("id", WHOLE, primary_key=True, autoincrement=True),
+    Column("node", TEXT, ForeignKey("node.id"), nullable=False),
+    Column("task", TEXT, nullable=False),
+    Column("digest", TEXT, nullable=False),  # of the bundle that answered
+    Column("received_s", REAL, nullable=False),
+    Column("watch_level", WHOLE, nullable=False),
+    Column("risk_level", WHOLE, nullable=False),
+    Column("rows", WHOLE, nullable=False),
+    Column("content", OBJECT, nullable=False),
     Index("ix_evidence_node_task", "node", "task", "received_s"),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 
@@ -162,51 +154,51 @@ evidence = Table(  # what a node reported about drift and risk, newest kept long
 sample = Table(
     "sample",
     METADATA,
-    Column("node", String(32), ForeignKey("node.id"), primary_key=True),
-    Column("id", _NAME, primary_key=True),  # the prediction id, chosen by the node: unique there only
-    Column("task", _NAME, nullable=False),
-    Column("digest", _DIGEST, nullable=False),  # of the bundle that answered
-    Column("time_s", Double, nullable=False),
-    Column("received_s", Double, nullable=False),
-    Column("share", String(20), nullable=False),  # informative | stratified | uniform
-    Column("propensity", Double, nullable=False),
-    Column("informativeness", Double, nullable=False),
-    Column("stratum", _NAME, nullable=False),
-    Column("answer", JSON, nullable=False),  # the values that were answered
-    Column("blob", _DIGEST),  # of the reading, as .npy; None once it was deleted
-    Column("size_bytes", Integer, nullable=False),
-    Column("source", _NAME, nullable=False, default="field"),
-    Column("licence", _NAME, nullable=False, default=""),
+    Column("node", TEXT, ForeignKey("node.id"), primary_key=True),
+    Column("id", TEXT, primary_key=True),  # the prediction id, chosen by the node: unique there only
+    Column("task", TEXT, nullable=False),
+    Column("digest", TEXT, nullable=False),  # of the bundle that answered
+    Column("time_s", REAL, nullable=False),
+    Column("received_s", REAL, nullable=False),
+    Column("share", TEXT, nullable=False),  # informative | stratified | uniform
+    Column("propensity", REAL, nullable=False),
+    Column("informativeness", REAL, nullable=False),
+    Column("stratum", TEXT, nullable=False),
+    Column("answer", OBJECT, nullable=False),  # the values that were answered
+    Column("blob", TEXT, index=True),  # of the reading, as .npy; None once it was deleted
+    Column("size_bytes", WHOLE, nullable=False),
+    Column("source", TEXT, nullable=False, default="field"),
+    Column("licence", TEXT, nullable=False, default=""),
     Index("ix_sample_task_time", "task", "time_s"),
 )
 
 feedback = Table(
     "feedback",
     METADATA,
-    Column("node", String(32), primary_key=True),  # "core" when a person said so there
-    Column("id", _NAME, primary_key=True),  # the event's own id: exactly once from each node
-    Column("task", _NAME, nullable=False),
-    Column("prediction", _NAME, nullable=False, index=True),
-    Column("kind", String(20), nullable=False),
-    Column("label", _NAME),
-    Column("value", JSON),
-    Column("annotator", _NAME, nullable=False),
-    Column("trust", Double, nullable=False),
-    Column("time_s", Double, nullable=False),
-    Column("received_s", Double, nullable=False),
-    Column("content", JSON, nullable=False),  # the event as it came
-    Column("quarantined", Text),  # why it must teach nothing; None when it may
+    Column("node", TEXT, primary_key=True),  # "core" when a person said so there
+    Column("id", TEXT, primary_key=True),  # the event's own id: exactly once from each node
+    Column("task", TEXT, nullable=False),
+    Column("prediction", TEXT, nullable=False, index=True),
+    Column("kind", TEXT, nullable=False),
+    Column("label", TEXT),
+    Column("value", OBJECT),
+    Column("annotator", TEXT, nullable=False),
+    Column("trust", REAL, nullable=False),
+    Column("time_s", REAL, nullable=False),
+    Column("received_s", REAL, nullable=False),
+    Column("content", OBJECT, nullable=False),  # the event as it came
+    Column("quarantined", TEXT),  # why it must teach nothing; None when it may
     Index("ix_feedback_task_received", "task", "received_s"),
 )
 
 dataset = Table(  # a dataset version
     "dataset",
     METADATA,
-    Column("digest", _DIGEST, primary_key=True),  # of its manifest, a blob
-    Column("task", _NAME, nullable=False, index=True),
-    Column("created_s", Double, nullable=False),
-    Column("parent", _DIGEST),
-    Column("counts", JSON, nullable=False),  # {"field": n, "feedback": n, "replay": n, "labels": {...}}
+    Column("digest", TEXT, primary_key=True),  # of its manifest, a blob
+    Column("task", TEXT, nullable=False, index=True),
+    Column("created_s", REAL, nullable=False),
+    Column("parent", TEXT),
+    Column("counts", OBJECT, nullable=False),  # {"field": n, "feedback": n, "replay": n, "labels": {...}}
 )
 
 
@@ -215,59 +207,60 @@ dataset = Table(  # a dataset version
 release = Table(  # what the registry signed, with where it comes from
     "release",
     METADATA,
-    Column("digest", _DIGEST, primary_key=True),  # of the bundle
-    Column("task", _NAME, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("member", _NAME, nullable=False),
-    Column("rank", Integer, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
-    Column("fit", JSON, nullable=False),
-    Column("measured", JSON, nullable=False),
-    Column("recipe", Text, nullable=False, default=""),
-    Column("dataset", _DIGEST),
-    Column("round", String(32)),
-    Column("parent", _DIGEST),
-    Column("approved_by", _NAME, nullable=False, default=""),
-    Column("published_s", Double, nullable=False),
-    Column("revoked_s", Double),
+    Column("digest", TEXT, primary_key=True),  # of the bundle
+    Column("task", TEXT, nullable=False),
+    Column("version", WHOLE, nullable=False),
+    Column("member", TEXT, nullable=False),
+    Column("rank", WHOLE, nullable=False),
+    Column("size_bytes", WHOLE, nullable=False),
+    Column("fit", OBJECT, nullable=False),
+    Column("measured", OBJECT, nullable=False),
+    Column("recipe", TEXT, nullable=False, default=""),
+    Column("dataset", TEXT),
+    Column("round", TEXT),
+    Column("parent", TEXT),
+    Column("approved_by", TEXT, nullable=False, default=""),
+    Column("published_s", REAL, nullable=False),
+    Column("revoked_s", REAL),
     UniqueConstraint("task", "version", "member"),
 )
 
 cohort = Table(
     "cohort",
     METADATA,
-    Column("name", _NAME, primary_key=True),
-    Column("task", _NAME, nullable=False),
-    Column("tags", JSON, nullable=False),  # a node with all of these belongs to it
-    Column("channel", String(20), nullable=False),  # canary | stable
-    Column("version", Integer),  # its desired release; None for nothing yet
-    Column("since_s", Double, nullable=False),
-    Column("policy", JSON, nullable=False),
+    Column("name", TEXT, primary_key=True),
+    Column("task", TEXT, nullable=False),
+    Column("tags", OBJECT, nullable=False),  # a node with all of these belongs to it
+    Column("channel", TEXT, nullable=False),  # canary | stable
+    Column("version", WHOLE),  # its desired release; None for nothing yet
+    Column("since_s", REAL, nullable=False),
+    Column("policy", OBJECT, nullable=False),
 )
 
 rollout = Table(
     "rollout",
     METADATA,
-    Column("id", String(32), primary_key=True),
-    Column("task", _NAME, nullable=False, index=True),
-    Column("version", Integer, nullable=False),
-    Column("before", Integer),  # the version it replaces
-    Column("state", String(20), nullable=False, index=True),  # running | paused | done | aborted | rolled back
-    Column("stage", String(20), nullable=False),
-    Column("content", JSON, nullable=False),  # the whole Rollout
-    Column("started_s", Double, nullable=False),
-    Column("ended_s", Double),
-    Column("round", String(32)),
+    Column("id", TEXT, primary_key=True),
+    Column("task", TEXT, nullable=False, index=True),
+    Column("version", WHOLE, nullable=False),
+    Column("before", WHOLE),  # the version it replaces
+    Column("state", TEXT, nullable=False, index=True),  # running | paused | done | aborted | rolled back
+    Column("stage", TEXT, nullable=False),
+    Column("content", OBJECT, nullable=False),  # the whole Rollout
+    Column("started_s", REAL, nullable=False),
+    Column("ended_s", REAL),
+    Column("round", TEXT),
 )
 
 rollout_event = Table(
     "rollout_event",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("rollout", String(32), ForeignKey("rollout.id"), nullable=False, index=True),
-    Column("time_s", Double, nullable=False),
-    Column("what", String(40), nullable=False),
-    Column("detail", JSON, nullable=False),
+    Column("id", WHOLE, primary_key=True, autoincrement=True),
+    Column("rollout", TEXT, ForeignKey("rollout.id"), nullable=False, index=True),
+    Column("time_s", REAL, nullable=False),
+    Column("what", TEXT, nullable=False),
+    Column("detail", OBJECT, nullable=False),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 
@@ -276,33 +269,34 @@ rollout_event = Table(
 round = Table(
     "round",
     METADATA,
-    Column("id", String(32), primary_key=True),
-    Column("task", _NAME, nullable=False, index=True),
-    Column("phase", String(20), nullable=False),
-    Column("state", String(20), nullable=False, index=True),  # running | waiting | done | refused | failed | aborted
-    Column("content", JSON, nullable=False),  # the whole Round
-    Column("started_s", Double, nullable=False),
-    Column("ended_s", Double),
-    Column("why", Text, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("task", TEXT, nullable=False, index=True),
+    Column("phase", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False, index=True),  # running | waiting | done | refused | failed | aborted
+    Column("content", OBJECT, nullable=False),  # the whole Round
+    Column("started_s", REAL, nullable=False),
+    Column("ended_s", REAL),
+    Column("why", TEXT, nullable=False),
 )
 
 decision = Table(
     "decision",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("task", _NAME, nullable=False, index=True),
-    Column("time_s", Double, nullable=False),
-    Column("trigger", String(40), nullable=False),
-    Column("answer", String(40), nullable=False),  # quarantine | adapt | re-baseline | collect | retrain | nothing
-    Column("why", Text, nullable=False),
-    Column("evidence", JSON, nullable=False),
-    Column("round", String(32)),
+    Column("id", WHOLE, primary_key=True, autoincrement=True),
+    Column("task", TEXT, nullable=False, index=True),
+    Column("time_s", REAL, nullable=False),
+    Column("trigger", TEXT, nullable=False),
+    Column("answer", TEXT, nullable=False),  # quarantine | adapt | re-baseline | collect | retrain | nothing
+    Column("why", TEXT, nullable=False),
+    Column("evidence", OBJECT, nullable=False),
+    Column("round", TEXT),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 setting = Table(  # what a person set at run time, and small facts the core must not forget
     "setting",
     METADATA,
-    Column("key", _NAME, primary_key=True),
-    Column("value", JSON, nullable=False),
-    Column("changed_s", Double, nullable=False),
+    Column("key", TEXT, primary_key=True),
+    Column("value", OBJECT, nullable=False),
+    Column("changed_s", REAL, nullable=False),
 )
