@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from edgehone.graph.twin import quantize
 from edgehone.testing.graphs import GraphBuilder
 from edgehone_agent.errors import InputError
 from edgehone_agent.fast import FastModel
-from edgehone_agent.model import Model, open_model
+from edgehone_agent.model import Model, open_model, to_file
+from edgehone_agent.runtimes import Layout, TensorInfo
 
 
 def picture_network() -> Graph:
@@ -125,3 +128,58 @@ def test_the_tap_keeps_embeddings_row_by_row(name: str, tmp_path: Path) -> None:
     bare.write_bytes(exporter.export(picture_network()))
     with pytest.raises(InputError, match="no embedding"):
         FastModel(open_model(bare).session, tap=True)
+
+
+KINDS_OF_BYTES = [
+    *(("int8", zero_point) for zero_point in (-128, -3, 0, 7, 127)),
+    *(("uint8", zero_point) for zero_point in (0, 1, 128, 255)),
+]
+
+
+class Echo:
+    """A session of one tensor of bytes that answers what it is fed: no real file has every scale and zero point."""
+
+    embedding = None
+
+    def __init__(self, shape: tuple[int, ...], layout: Layout, dtype: str, scale: float, zero_point: int) -> None:
+        self.input = self.output = TensorInfo("t", shape, dtype, scale, zero_point)
+        self.layout: Layout = layout
+        self.fed = np.empty(0)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self.fed = x.copy()
+        return self.fed
+
+    def run_with_embedding(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 6, 2), (1, 4, 5, 1), (1, 3, 4, 20), (1, 40)], ids=str)
+@pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS_OF_BYTES),
+    scale=st.sampled_from([0.5, 0.0235, 3.0, 1e-20, 1e20]),
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([1.0, 100.0, 1e10, 1e18]),
+)
+def test_a_file_of_bytes_is_fed_the_same_bytes(
+    shape: tuple[int, ...], layout: Layout, kind: tuple[str, int], scale: float, seed: int, size: float
+) -> None:
+    session = Echo(shape, layout, kind[0], float(np.float32(scale)), kind[1])
+    fast, rng = FastModel(session), np.random.default_rng(seed)
+    x = (rng.standard_normal(fast.example) * size).astype(np.float32)
+    ties = rng.random(fast.example) < 0.5  # halves of a level, and whole ones, within the range and at its ends
+    halves = (rng.integers(-520, 520, fast.example) / 2).astype(np.float32) * np.float32(scale)
+    x = np.where(ties, halves, x).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast.predict(x)
+    assert session.fed.dtype == kind[0]
+    np.testing.assert_array_equal(session.fed, to_file(session, x))
