@@ -12,14 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edgehone.bundle.card import build_card
 from edgehone.testing.bundles import LABELS, Made, write_bundle
 from edgehone.testing.trust import Repository
 from edgehone_agent.__main__ import build_parser, command_names, main
+from edgehone_agent.bundle import open_bundle
 from edgehone_agent.capture import Capture, read_key
+from edgehone_agent.model import open_model
 from edgehone_agent.node import Node
 
 PAGE = (Path(__file__).parents[3] / "docs/commands/agent.md").read_text()
@@ -190,6 +194,72 @@ def test_export_of_a_stopped_node(state: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["export", str(tmp_path / "out"), "--state", str(state), "--json"]) == 0
     assert json_of(capsys)["samples"] == 1
     assert list((tmp_path / "out" / "samples").glob("*.npz"))
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Made:
+    """A bundle with a card of its own answers to standard normal readings."""
+    with open_bundle(write_bundle(tmp_path / "bare.bundle", version=3).path) as bundle:
+        part = bundle.manifest.part("model")
+        (tmp_path / "m.tflite").write_bytes(bundle.read(part))
+    x = np.random.default_rng(5).standard_normal((2000, 20), np.float32)
+    with open_model(tmp_path / "m.tflite") as model:
+        card = build_card(x, model.predict(x), None, kind="classification", model_digest=part.sha256)
+    return write_bundle(tmp_path / "w.bundle", version=3, extra=(("card.bin", "card", card.to_bytes()),))
+
+
+def exported(folder: Path, state: Path) -> dict[str, Any]:
+    """The evidence file that an export of a stopped node writes."""
+    assert main(["export", str(folder), "--state", str(state)]) == 0
+    (file,) = (folder / "evidence").glob("*.json")
+    found: dict[str, Any] = json.loads(file.read_text())["evidence"]
+    return found
+
+
+def test_export_of_a_stopped_node_tells_what_the_running_one_would(
+    state: Path, tmp_path: Path, watched: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(9)
+    with (
+        Capture(state / "capture", key=read_key(state / "key"), max_bytes=10**7, max_age_s=1e6) as capture,
+        Node(state, capture=capture) as node,
+    ):
+        node.install(TASK, watched.path)
+        for _ in range(12):
+            answer = node.infer(TASK, rng.standard_normal((100, 20), np.float32) + np.float32(1.5))
+            node._live[TASK].feed.drain()  # type: ignore[union-attr]  # as it is looked at, a moment later
+        event = {"id": "e1", "prediction_id": f"{answer.id}.7", "task": TASK, "kind": "correct", "label": LABELS[2]}
+        node.feedback(event)
+        told = json.loads(json.dumps(node.evidence()[TASK]))
+    assert told["rows"] == 1200 and told["level"] >= 2 and told["risk"]
+    found = exported(tmp_path / "out", state)
+    assert found == {TASK: told}
+    out = capsys.readouterr().out
+    assert re.search(r"^[1-9]\d* samples and 1 events of feedback are in", out)
+    assert list((tmp_path / "out" / "feedback").iterdir()) and list((tmp_path / "out" / "samples").glob("*.npz"))
+    assert main(["export", str(tmp_path / "again"), "--state", str(state), "--json"]) == 0
+    assert json_of(capsys)["samples"] == 0  # what was exported has left the node
+
+
+@pytest.mark.parametrize("what", ["damaged", "unreadable", "of another card", "without a bundle"])
+def test_evidence_that_cannot_be_read_is_said_and_stops_no_export(
+    what: str, state: Path, tmp_path: Path, watched: Made
+) -> None:
+    with Node(state) as node:
+        node.install(TASK, watched.path)
+        node.infer(TASK, np.zeros((50, 20), np.float32))
+    file, slot = state / "watch" / f"{TASK}.bin", state / "tasks" / TASK / "a" / "bundle.zip"
+    if what == "damaged":
+        file.write_bytes(b"nonsense")
+    elif what == "unreadable":
+        file.unlink()
+        file.mkdir()
+    elif what == "without a bundle":
+        slot.unlink()
+    else:
+        main(["rollback", TASK, "--state", str(state)])
+    found = exported(tmp_path / "out", state)
+    assert ("error" in found[TASK]) if what != "of another card" else (found == {})
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgehone_agent.cli._terminal import add_json, add_state, say, say_json, state_of
+
+if TYPE_CHECKING:
+    from edgehone_agent.bundle import Bundle
 
 help = "write evidence, captured samples and feedback into a folder, for a core that is reached by hand"
 examples = ("edgehone-agent export /media/stick/node-7", "edgehone-agent export out --config agent.toml")
@@ -57,24 +60,46 @@ def _from_disk(state: Path, folder: Path, settings: Any) -> dict[str, Any]:
 
 
 def evidence_on_disk(state: Path) -> dict[str, Any]:
-    """What the watch had seen when the agent stopped, by task; tasks without a card or a state are left out."""
+    """What the watch had seen and labels had said when the agent stopped, as the agent itself would tell it, by task.
+
+    Tasks of which nothing is known are left out. Evidence that cannot be read is said to be so; the samples go out all
+    the same.
+    """
+    from edgehone_agent import durable
     from edgehone_agent.bundle import open_bundle
     from edgehone_agent.errors import EdgehoneError
     from edgehone_agent.node import task_names
     from edgehone_agent.slots import Slots
-    from edgehone_agent.watch import Watcher
-    from edgehone_agent.wire.card import Card
 
     found: dict[str, Any] = {}
     for task in task_names(state):
         file = Slots(state / "tasks" / task, task, is_writer=False).bundle_file()
-        saved = state / "watch" / f"{task}.bin"
-        if file is None or not saved.exists():
+        if file is None:
             continue
         try:
             with open_bundle(file) as bundle:
-                card = Card.from_bytes(bundle.read(bundle.manifest.part("card")))
-            found[task] = Watcher(card, saved.read_bytes()).evidence()
-        except EdgehoneError as error:  # evidence that cannot be read is said to be so; the samples go out all the same
-            found[task] = {"error": str(error)}
+                told = _evidence_of(bundle, state / "watch", task)
+        except EdgehoneError as error:
+            told = {"error": str(error)}
+        except OSError as error:
+            told = {"error": str(durable.state_error(error, state / "watch"))}
+        if told:
+            found[task] = told
+    return found
+
+
+def _evidence_of(bundle: Bundle, folder: Path, task: str) -> dict[str, Any]:
+    from edgehone_agent.watch import Watcher
+    from edgehone_agent.watch.labels import Labels
+    from edgehone_agent.wire.card import Card
+
+    found: dict[str, Any] = {}
+    seen, labelled = folder / f"{task}.bin", folder / f"{task}.labels"
+    cards = [Card.from_bytes(bundle.read(part)) for part in bundle.manifest.parts if part.role == "card"]
+    if cards and seen.exists():
+        found = Watcher(cards[0], seen.read_bytes()).evidence()
+    if labelled.exists():
+        labels = Labels(bundle.manifest, bundle.digest)
+        labels.restore(labelled.read_bytes())
+        found["risk"] = labels.evidence()
     return found
