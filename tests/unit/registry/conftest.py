@@ -170,22 +170,94 @@ def canonical(value: Any) -> str:
     raise TypeError(f"canonical JSON has no {type(value).__name__}")
 
 
+HEX = "[0-9a-f]{64}"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+COUNT = range(1, 2**53)
+KEYS = {re.compile(HEX): {"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": HEX}}}
+ROLE = {"keyids": [HEX], "threshold": COUNT}
+COMMON = {"spec_version": r"1\.0\.\d+", "version": COUNT, "expires": TIME}
+NAMED = {"version": COUNT, "length": COUNT, "hashes": {"sha256": HEX}}
+TARGET = r"[a-z0-9][a-z0-9._-]*/[A-Za-z0-9._-]+"
+BUNDLE = {
+    "version": COUNT, "member": "[A-Za-z0-9][A-Za-z0-9._-]*", "rank": range(100), "fit": dict, "channel": "stable",
+    "deltas": [{"from": HEX, "path": rf"{TARGET}\.delta"}],
+}  # fmt: skip
+DELTA = {"from": HEX, "to": HEX, "version": COUNT}
+SHAPES: dict[str, Any] = {
+    # TUF specification 1.0.34: sections 4.2 (file), 4.3 (root), 4.4 (snapshot), 4.5 (targets), 4.6 (timestamp)
+    "file": {"signed": dict, "signatures": [{"keyid": HEX, "sig": "[0-9a-f]{128}"}]},
+    "root": {
+        "_type": "root", **COMMON, "consistent_snapshot": bool, "keys": KEYS,
+        "roles": dict.fromkeys(("root", "targets", "snapshot", "timestamp"), ROLE),
+        "x-edgehone": {"expiry_days": {re.compile("root|targets|task|snapshot|timestamp"): r"[0-9.e+-]+"}},
+    },
+    "timestamp": {"_type": "timestamp", **COMMON, "meta": {"snapshot.json": NAMED}},
+    "snapshot": {"_type": "snapshot", **COMMON, "meta": {re.compile(r"(targets|task-[a-z0-9._-]+)\.json"): NAMED}},
+    "targets": {
+        "_type": "targets", **COMMON, "targets": {},
+        "delegations?": {
+            "keys": KEYS,
+            "roles": [
+                {"name": "task-[a-z0-9][a-z0-9._-]*", **ROLE, "terminating": bool,
+                 "paths": [r"[a-z0-9][a-z0-9._-]*/\*"], "x-edgehone": {"approve": "manual|auto"}}
+            ],
+        },
+    },
+    "task": {
+        "_type": "targets", **COMMON, "x-edgehone?": {"highest_version": COUNT},
+        "targets": {
+            re.compile(rf"{TARGET}\.{kind}"): {
+                "length": COUNT, "hashes": {"sha256": HEX}, "custom": {"edgehone": about}
+            }
+            for kind, about in (("bundle", BUNDLE), ("delta", DELTA))
+        },
+    },
+}  # fmt: skip
+
+
+def fits(value: Any, shape: Any, where: str) -> None:
+    """Whether JSON has a shape: a pattern for text, a range for a whole number, a type, a list of one shape, an object
+    with these fields and no others ("name?" may be missing), or with names of a pattern.
+    """
+    if isinstance(shape, str):
+        assert isinstance(value, str) and re.fullmatch(shape, value), f"{where}: {value!r} is not {shape}"
+    elif isinstance(shape, range):
+        assert type(value) is int and value in shape, f"{where}: {value!r} is no number in {shape}"
+    elif isinstance(shape, type):
+        assert type(value) is shape, f"{where}: {value!r} is no {shape.__name__}"
+    elif isinstance(shape, list):
+        assert isinstance(value, list), f"{where}: {value!r} is no list"
+        for number, item in enumerate(value):
+            fits(item, shape[0], f"{where}[{number}]")
+    else:
+        assert isinstance(value, dict), f"{where}: {value!r} is no object"
+        patterns = [name for name in shape if isinstance(name, re.Pattern)]
+        names = [name for name in shape if isinstance(name, str)]
+        missing = {name for name in names if not name.endswith("?")} - set(value)
+        assert not missing, f"{where}: {missing} are missing"
+        for name, item in value.items():
+            known: list[Any] = [one for one in names if one.rstrip("?") == name]
+            known += [pattern for pattern in patterns if pattern.fullmatch(name)]
+            assert known, f"{where}: {name!r} does not belong here"
+            fits(item, shape[known[0]], f"{where}.{name}")
+
+
 class Opinion:
     """Check one registry folder. Every broken rule is an AssertionError."""
 
     def __init__(self, folder: Path, now: datetime) -> None:
         self.folder, self.now = folder, now
+        self.days: dict[str, str] = {}  # that metadata may hold, once the root said so
         self.roots = self._chain()
         root = self.roots[-1]["signed"]
+        self.days = root["x-edgehone"]["expiry_days"]
         stamp = self.load("timestamp.json", "timestamp", root["roles"]["timestamp"], root["keys"])
-        assert set(stamp["meta"]) == {"snapshot.json"}
         snapshot = self.named("snapshot", stamp["meta"]["snapshot.json"], root["roles"]["snapshot"], root["keys"])
         targets = self.named("targets", snapshot["meta"]["targets.json"], root["roles"]["targets"], root["keys"])
         self.files(targets, None)
         names = {"targets.json"}
         for role in targets.get("delegations", {"roles": []})["roles"]:
-            assert role["terminating"] is True and ("paths" in role) != ("path_hash_prefixes" in role)
-            assert re.fullmatch(r"task-[a-z0-9][a-z0-9._-]*", role["name"])
+            assert role["terminating"] is True
             assert role["paths"] == [role["name"].removeprefix("task-") + "/*"]
             self.keys(targets["delegations"]["keys"])
             self.role(role, targets["delegations"]["keys"])
@@ -196,13 +268,22 @@ class Opinion:
             self.files(signed, role["paths"][0])
             names.add(f"{role['name']}.json")
         assert set(snapshot["meta"]) == names
+        used = {keyid for role in root["roles"].values() for keyid in role["keyids"]}
+        assert used == set(root["keys"])  # a key that signs for nothing has no business there
+        assert [root["roles"][name]["threshold"] for name in ("root", "targets", "snapshot", "timestamp")] == [
+            2,
+            2,
+            1,
+            1,
+        ]
+        for file in (self.folder / "metadata").iterdir():  # section 6.2: with consistent snapshots, versions in names
+            assert re.fullmatch(r"\d+\.(root|targets|snapshot|task-[a-z0-9._-]+)\.json|timestamp\.json", file.name)
 
     def _chain(self) -> list[dict[str, Any]]:
         roots: list[dict[str, Any]] = []
         while (path := self.folder / "metadata" / f"{len(roots) + 1}.root.json").exists():
             root = json.loads(path.read_bytes())
             signed = root["signed"]
-            assert set(signed["roles"]) == {"root", "targets", "snapshot", "timestamp"}
             assert signed["version"] == len(roots) + 1 and signed["consistent_snapshot"] is True
             self.keys(signed["keys"])
             for role in signed["roles"].values():
@@ -228,27 +309,24 @@ class Opinion:
         content = (self.folder / "metadata" / f"{meta['version']}.{name}.json").read_bytes()
         assert meta["length"] == len(content)
         assert meta["hashes"] == {"sha256": hashlib.sha256(content).hexdigest()}
-        kind = name if name in ("snapshot", "targets") else "targets"
+        kind = name if name in ("snapshot", "targets") else "task"
         signed = self.load(f"{meta['version']}.{name}.json", kind, role, keys)
         assert signed["version"] == meta["version"]
         return signed
 
     def common(self, file: Mapping[str, Any], kind: str, *, expired: bool = False) -> None:
         """Section 4.2 and 4.3: envelope and common fields."""
-        assert set(file) == {"signed", "signatures"}
+        fits(file, SHAPES["file"], "file")
         signed = file["signed"]
-        assert signed["_type"] == kind
-        assert re.fullmatch(r"1\.\d+\.\d+", signed["spec_version"])
-        assert type(signed["version"]) is int and signed["version"] > 0
+        fits(signed, SHAPES[kind], kind)
         expires = datetime.strptime(signed["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         assert expired or expires > self.now
+        if self.days:
+            assert expires <= self.now + timedelta(days=float(self.days[kind])), f"{kind} holds too long"
         assert len({signature["keyid"] for signature in file["signatures"]}) == len(file["signatures"]) > 0
 
     def keys(self, keys: Mapping[str, Any]) -> None:
         for keyid, key in keys.items():
-            assert set(key) == {"keytype", "scheme", "keyval"}
-            assert (key["keytype"], key["scheme"]) == ("ed25519", "ed25519")
-            assert re.fullmatch(r"[0-9a-f]{64}", key["keyval"]["public"])
             assert hashlib.sha256(canonical(key).encode()).hexdigest() == keyid
 
     def role(self, role: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
@@ -270,6 +348,7 @@ class Opinion:
 
     def files(self, signed: Mapping[str, Any], pattern: str | None) -> None:
         """Section 4.5: each target is delegated to who lists it, and lies where consistent snapshots want it."""
+        digests = {path: file["hashes"]["sha256"] for path, file in signed["targets"].items()}
         for path, file in signed["targets"].items():
             allowed = pattern is not None and fnmatch.fnmatchcase(path, pattern) and path.count("/") == 1
             assert allowed, f"{path} is not the business of {pattern}"
@@ -277,6 +356,12 @@ class Opinion:
             blob = self.folder / "targets" / folder / f"{file['hashes']['sha256']}.{name}"
             assert len(blob.read_bytes()) == file["length"]
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == file["hashes"]["sha256"]
+        for path, file in signed["targets"].items():
+            about = file["custom"]["edgehone"]
+            assert path.split("/")[1].startswith(f"{about['version']}-")
+            for way in about.get("deltas", []):  # what leads to a bundle is listed, and says so itself
+                delta = signed["targets"][way["path"]]["custom"]["edgehone"]
+                assert delta == {"from": way["from"], "to": digests[path], "version": about["version"]}
 
 
 @pytest.fixture
@@ -285,5 +370,15 @@ def second_opinion() -> Callable[[World], Opinion]:
 
     def check(world: World) -> Opinion:
         return Opinion(world.served, world.now + timedelta(seconds=1))
+
+    return check
+
+
+@pytest.fixture
+def shape() -> Callable[[str, Any], None]:
+    """Check the content of one kind of file by the specification's text; raises AssertionError."""
+
+    def check(kind: str, value: Any) -> None:
+        fits(value, SHAPES[kind], kind)
 
     return check
