@@ -28,7 +28,7 @@ ME = "person:ada"
 
 @pytest.fixture
 def world(database: Database) -> StoredFleet:  # noqa: F811
-    nodes = [FakeNode(f"{n:03}", tags={"site": "ns"[n % 2]}) for n in range(40)]
+    nodes = [FakeNode(f"{n:03}", tags={"site": "ns"[n % 2]}) for n in range(21)]
     made = StoredFleet(database, FakeFleet(nodes))
     made.fleet.models[2] = Model()
     made.publish(2)
@@ -132,7 +132,7 @@ def test_people_pause_resume_and_abort(world: StoredFleet) -> None:
     begin(world, id="r1")
     world.beat()
     rollouts.pause(world.database, "r1", now_s=world.now_s, actor=ME)
-    for _ in range(30):
+    for _ in range(12):
         world.beat()
     assert (current(world, "r1").state, current(world, "r1").stage) == ("paused", "shadow")
     rollouts.resume(world.database, "r", now_s=world.now_s, actor=ME)
