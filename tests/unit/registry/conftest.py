@@ -31,6 +31,7 @@ from edgehone.registry.objects import Objects
 from edgehone.registry.publish import Published, publish
 from edgehone.registry.store import Store
 from edgehone.testing.buckets import bucket
+from edgehone.testing.shapes import fits
 from edgehone_agent.wire.manifest import Fit, Manifest, Part, Values
 
 PASSPHRASE = "correct horse battery staple"
@@ -213,33 +214,6 @@ SHAPES: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-
-
-def fits(value: Any, shape: Any, where: str) -> None:
-    """Whether JSON has a shape: a pattern for text, a range for a whole number, a type, a list of one shape, an object
-    with these fields and no others ("name?" may be missing), or with names of a pattern.
-    """
-    if isinstance(shape, str):
-        assert isinstance(value, str) and re.fullmatch(shape, value), f"{where}: {value!r} is not {shape}"
-    elif isinstance(shape, range):
-        assert type(value) is int and value in shape, f"{where}: {value!r} is no number in {shape}"
-    elif isinstance(shape, type):
-        assert type(value) is shape, f"{where}: {value!r} is no {shape.__name__}"
-    elif isinstance(shape, list):
-        assert isinstance(value, list), f"{where}: {value!r} is no list"
-        for number, item in enumerate(value):
-            fits(item, shape[0], f"{where}[{number}]")
-    else:
-        assert isinstance(value, dict), f"{where}: {value!r} is no object"
-        patterns = [name for name in shape if isinstance(name, re.Pattern)]
-        names = [name for name in shape if isinstance(name, str)]
-        missing = {name for name in names if not name.endswith("?")} - set(value)
-        assert not missing, f"{where}: {missing} are missing"
-        for name, item in value.items():
-            known: list[Any] = [one for one in names if one.rstrip("?") == name]
-            known += [pattern for pattern in patterns if pattern.fullmatch(name)]
-            assert known, f"{where}: {name!r} does not belong here"
-            fits(item, shape[known[0]], f"{where}.{name}")
 
 
 class Opinion:
