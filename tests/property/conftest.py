@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgehone.testing.faults import Tally
+from edgehone.testing.faults import Tally, mutations
 
-MUCH_BYTES = 200 << 20  # hypothesis remembers what it tried
+MUCH_BYTES = (200 << 20) + mutations(0) * 50_000  # hypothesis remembers what it tried
 
 
 @pytest.fixture(autouse=True)
