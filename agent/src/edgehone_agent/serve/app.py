@@ -4,7 +4,8 @@
     await serve(host, ["127.0.0.1:8000", "unix:/run/agent.sock"], stop=stop)
 
 Sockets are accepted here and not by asyncio's own server, whose number of open connections and of unfinished TLS
-handshakes has no bound.
+handshakes has no bound. Nor by its `sock_accept`: one that is cancelled while a client comes loses the client and
+complains. A listener that is watched can be let go at any moment.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = logging.getLogger("edgehone_agent.serve")
 
 _SPARE_CONNECTIONS = 16  # above the bound: they are told 503; more are closed without a word
 _ACCEPT_RETRY_S = 0.1  # when the system has no file descriptor left
+_ACCEPT_AT_ONCE = 16  # then those who are connected have their turn
 
 
 async def serve(
@@ -56,28 +58,26 @@ async def serve(
     context = tls.context() if tls else None
     server = Server(host, limits)
     listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
-    tasks: list[asyncio.Task[None]] = []
+    watch = asyncio.create_task(server.watch())
     try:
         opened = []
         for address in addresses:
             listener = open_listener(address)
             listeners.append((listener, None if address.path else context))
             opened.append(_opened(address, listener))
-        tasks = [asyncio.create_task(server.accept(*listener)) for listener in listeners]
-        tasks.append(asyncio.create_task(server.watch()))
+        for one in listeners:
+            server.listen(*one)
         log.info("listening on %s", ", ".join(opened), extra={"listen": opened})
         if ready is not None:
             ready(opened)
         await stop.wait()
     finally:
-        for task in tasks[:-1]:
-            task.cancel()
         for listener, _ in listeners:
+            server.let_go(listener)
             close_listener(listener)
         await server.drain()
-        for task in tasks[-1:]:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        watch.cancel()
+        await asyncio.wait((watch,))
         log.info("stopped")
 
 
@@ -98,26 +98,45 @@ class Server:
         self._connections: set[Connection] = set()
         self._sockets = 0  # accepted and not yet closed, TLS handshakes included
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._resting: dict[socket.socket, asyncio.TimerHandle] = {}  # listeners to look at again
         self._held_bytes = 0
         self._is_draining = False
         self.now = self._loop.time
 
-    async def accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        """Take clients of one listener until cancelled."""
-        while True:
+    def listen(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Take clients of a listener, which does not block, until `let_go`."""
+        self._loop.add_reader(listener, self._accept, listener, context)
+
+    def let_go(self, listener: socket.socket) -> None:
+        """Take no more clients of a listener; it may be closed then."""
+        waiting = self._resting.pop(listener, None)
+        if waiting is not None:
+            waiting.cancel()
+        self._loop.remove_reader(listener)
+
+    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
             try:
-                client, _ = await self._loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or the client has gone already
+                client, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # none is left, or it has gone already
+                return
+            except OSError as error:
                 log.warning("cannot accept a connection: %s", error)
-                await asyncio.sleep(_ACCEPT_RETRY_S)
-                continue
+                self._loop.remove_reader(listener)
+                self._resting[listener] = self._loop.call_later(_ACCEPT_RETRY_S, self._go_on, listener, context)
+                return
             if self._sockets >= self._limits.connections + _SPARE_CONNECTIONS:
                 client.close()
                 continue
+            client.setblocking(False)
             self._sockets += 1
-            task = asyncio.create_task(self._take(client, context, self._sockets <= self._limits.connections))
+            task = self._loop.create_task(self._take(client, context, self._sockets <= self._limits.connections))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+
+    def _go_on(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        del self._resting[listener]
+        self.listen(listener, context)
 
     async def _take(self, client: socket.socket, context: ssl.SSLContext | None, is_welcome: bool) -> None:
         connection = Connection(self, self._routes, self._limits, is_welcome=is_welcome)
@@ -147,13 +166,16 @@ class Server:
     async def drain(self) -> None:
         """Close what is idle, let the rest end, cut what is left after `drain_s`."""
         self._is_draining = True
+        await asyncio.sleep(0)  # a client that was accepted just now is known after this
         for connection in tuple(self._connections):
             connection.drain()
         until = self.now() + self._limits.drain_s
         while self._connections and self.now() < until:
             await asyncio.sleep(0.01)
-        for task in tuple(self._handshakes):
+        handshakes = tuple(self._handshakes)
+        for task in handshakes:
             task.cancel()
+        await asyncio.gather(*handshakes, return_exceptions=True)
         for connection in tuple(self._connections):
             connection.abort()
         self._routes.close()
