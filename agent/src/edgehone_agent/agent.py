@@ -39,7 +39,7 @@ from edgehone_agent.serve.limits import Limits
 from edgehone_agent.updates import Stopped, Updates, first_wait_s, wait_s
 
 if TYPE_CHECKING:
-    from edgehone_agent.serve.mqtt import MqttBridge
+    from edgehone_agent.serve.mqtt import BrokerTls, MqttBridge
     from edgehone_agent.serve.tls import Tls
     from edgehone_agent.transport import Source
     from edgehone_agent.verify import Verifier
@@ -278,10 +278,7 @@ class Agent:
         settings = self._settings
         if settings.registry is None or settings.root is None:
             raise ConfigError("there is no registry", where="registry", do="name one: --registry URL")
-        cert = None
-        if settings.registry_cert is not None and settings.registry_key is not None:
-            cert = (settings.registry_cert, settings.registry_key)
-        source = open_source(settings.registry, ca=settings.registry_ca, cert=cert, pause=self._wait)
+        source = open_source(settings.registry, ca=settings.registry_ca, cert=_cert(settings), pause=self._wait)
         self._source = source
         return Verifier(settings.state, source, read_root(settings.root))
 
@@ -338,6 +335,23 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(serve.cert, serve.key, serve.client_ca)
 
 
+def tls_of(settings: Settings) -> dict[str, Callable[[], object]]:
+    """What tries the certificates and keys that the settings name, by what they are for; each raises ConfigError."""
+    from edgehone_agent.transport import open_source
+
+    found: dict[str, Callable[[], object]] = {}
+    tls, broker, settings_cert = _tls(settings), _broker_tls(settings), _cert(settings)
+    if settings.registry is not None and (settings.registry_ca is not None or settings_cert is not None):
+        found["registry tls"] = functools.partial(
+            open_source, settings.registry, ca=settings.registry_ca, cert=settings_cert
+        )
+    if tls is not None:
+        found["serve tls"] = tls.context
+    if broker is not None:
+        found["mqtt tls"] = broker.context
+    return found
+
+
 def _open_capture(settings: Settings) -> Capture | None:
     wanted = settings.capture
     if not wanted.enabled:
@@ -354,10 +368,24 @@ def _open_bridge(settings: Settings, node: Node, limits: Limits) -> MqttBridge |
     told = settings.mqtt
     if told.broker is None:
         return None
-    from edgehone_agent.serve.mqtt import BrokerTls, MqttBridge, MqttSettings
+    from edgehone_agent.serve.mqtt import MqttBridge, MqttSettings
 
-    tls = None
-    if told.ca is not None and told.cert is not None and told.key is not None:
-        tls = BrokerTls(told.ca, told.cert, told.key)
     name = told.node or socket.gethostname()
-    return MqttBridge(node, MqttSettings(node=name, broker=told.broker, tls=tls, prefix=told.prefix), limits)
+    to = MqttSettings(node=name, broker=told.broker, tls=_broker_tls(settings), prefix=told.prefix)
+    return MqttBridge(node, to, limits)
+
+
+def _broker_tls(settings: Settings) -> BrokerTls | None:
+    from edgehone_agent.serve.mqtt import BrokerTls
+
+    told = settings.mqtt
+    if told.ca is None or told.cert is None or told.key is None:
+        return None
+    return BrokerTls(told.ca, told.cert, told.key)
+
+
+def _cert(settings: Settings) -> tuple[Path, Path] | None:
+    """This node's certificate and key for the registry."""
+    if settings.registry_cert is None or settings.registry_key is None:
+        return None
+    return settings.registry_cert, settings.registry_key

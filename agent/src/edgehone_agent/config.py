@@ -169,6 +169,8 @@ def read_settings(file: Path | None, flags: Mapping[str, Any] | None = None) -> 
             ) from error
     base = Path() if file is None else file.parent
     fields = _fields(Settings, table, base, str(file or ""), "")
+    if "registry" in fields and "://" not in fields["registry"] and fields["registry"]:
+        fields["registry"] = str(base / Path(fields["registry"]).expanduser())  # a folder is a path like any other
     for name, value in (flags or {}).items():
         head, _, rest = name.partition(".")
         if value is None:
@@ -247,6 +249,8 @@ def _check(settings: Settings) -> None:
         )
     for task in settings.tasks:
         _check_task(task)
+        if settings.tasks.count(task) > 1:
+            raise ConfigError(f"the task {task!r} is named twice", where="tasks", do="name each task once")
     for name, least in (("poll_s", 1.0), ("threads", 1), ("sessions", 1)):
         if not getattr(settings, name) >= least or getattr(settings, name) == float("inf"):
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -19,10 +20,12 @@ import pytest
 
 from edgehone.bundle.card import build_card
 from edgehone.testing.bundles import LABELS, Made, write_bundle
+from edgehone.testing.certificates import Authority
 from edgehone.testing.trust import Repository
 from edgehone_agent.__main__ import build_parser, command_names, main
 from edgehone_agent.bundle import open_bundle
 from edgehone_agent.capture import Capture, read_key
+from edgehone_agent.lock import take_lock
 from edgehone_agent.model import open_model
 from edgehone_agent.node import Node
 
@@ -266,6 +269,9 @@ def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest
     repository = Repository(tmp_path / "registry", now_s=time.time(), tasks=(TASK,))
     root = tmp_path / "root.json"
     root.write_bytes(repository.root)
+    bundle = made(tmp_path, 1).path.read_bytes()
+    repository.release(TASK, 1, bundle, member="linear", fit={"runtimes": ["litert"]})
+    repository.commit()
     good = ["doctor", "--state", str(tmp_path / "state"), "--root", str(root), "--task", TASK]
     assert main([*good, "--registry", str(tmp_path / "registry")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -278,3 +284,75 @@ def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest
     assert re.search(r"^fail +root ", capsys.readouterr().out, re.MULTILINE)
     assert main(["doctor", "--state", str(root)]) == 1
     assert re.search(r"^fail +state .*\n +→ fix its permission", capsys.readouterr().out, re.MULTILINE)
+
+
+def findings(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, dict[str, str]]:
+    """The doctor's lines by name."""
+    capsys.readouterr()
+    code = main(["doctor", "--json", *map(str, arguments)])
+    found = {check["name"]: check for check in json_of(capsys)["checks"]}  # type: ignore[attr-defined]
+    assert code == any(check["verdict"] == "fail" for check in found.values())
+    return found
+
+
+def test_doctor_knows_what_an_agent_would_be_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository(tmp_path / "registry", now_s=time.time(), tasks=(TASK, "other"))
+    stranger = Repository(tmp_path / "stranger", now_s=time.time(), tasks=(TASK,))
+    root = tmp_path / "root.json"
+    root.write_bytes(repository.root)
+    base = ["--state", tmp_path / "s", "--root", root, "--registry", repository.folder]
+    assert findings(capsys, *base, "--task", TASK)[f"task {TASK}"]["text"] == "nothing is released yet"
+    repository.release(TASK, 1, b"x", fit={"machines": ["riscv64"]})
+    repository.commit()
+    assert "riscv64" in findings(capsys, *base, "--task", TASK)[f"task {TASK}"]["text"]
+    assert "no task 'none'" in findings(capsys, *base, "--task", "none")["task none"]["text"]
+    repository.now_s -= 30 * 86_400
+    repository.commit()
+    assert "expired" in findings(capsys, *base, "--task", TASK)[f"task {TASK}"]["text"]
+    other = ["--state", tmp_path / "s", "--root", root, "--registry", stranger.folder, "--task", TASK]
+    told = findings(capsys, *other)[f"task {TASK}"]
+    assert told["verdict"] == "fail" and "refused" in told["text"]
+    assert not (tmp_path / "s").exists()
+
+
+def test_doctor_looks_at_the_folder(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(state)
+    assert findings(capsys, "--state", link)["state"]["verdict"] in ("ok", "warn")
+    link.unlink()
+    link.symlink_to(tmp_path / "not mounted")
+    told = findings(capsys, "--state", link)["state"]
+    assert told["verdict"] == "fail" and "which is not there" in told["text"]
+    config = tmp_path / "agent.toml"
+    config.write_text(f'state = "{state}"\ntasks = ["new"]\n')
+    assert "not among the tasks" in findings(capsys, "--config", config)[f"slots {TASK}"]["text"]
+    (state / "tasks" / TASK / "current.json").write_bytes(b"{")
+    assert "damaged" in findings(capsys, "--state", state)[f"slots {TASK}"]["text"]
+    lock = take_lock(state)
+    assert lock is not None
+    try:
+        assert f"process {os.getpid()} holds" in findings(capsys, "--state", state)["socket"]["text"]
+    finally:
+        lock.release()
+
+
+def test_doctor_tries_certificates_and_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority = Authority.make(tmp_path / "ca")
+    cert, key = authority.issue("n7")
+    key.chmod(0o644)
+    config = tmp_path / "agent.toml"
+
+    def told(ca: Path) -> dict[str, dict[str, str]]:
+        config.write_text(
+            f'[serve]\ncert = "{cert}"\nkey = "{key}"\nclient_ca = "{ca}"\n'
+            f'[mqtt]\nbroker = "127.0.0.1:1"\ncert = "{cert}"\nkey = "{key}"\nca = "{ca}"\n'
+        )
+        return findings(capsys, "--config", config, "--state", tmp_path / "s")
+
+    good = told(authority.ca)
+    assert good["serve tls"]["verdict"] == good["mqtt tls"]["verdict"] == "ok"
+    assert good["key"]["verdict"] == "warn" and good["key"]["do"] == f"chmod 600 {key}"
+    key.chmod(0o600)
+    bad = told(tmp_path / "nowhere.pem")
+    assert "nowhere.pem" in bad["serve tls"]["text"] and "nowhere.pem" in bad["mqtt tls"]["text"]
+    assert bad["mqtt tls"]["verdict"] == "fail" and "key" not in bad

@@ -52,6 +52,15 @@ def test_a_file_is_read_and_its_paths_start_at_its_folder(tmp_path: Path) -> Non
     assert not found.watch.enabled and found.capture.max_bytes == 1_000_000 and found.mqtt.node == "n7"
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("reg/x", "{base}/reg/x"), ("/srv/reg", "/srv/reg"), ("https://h/x", "https://h/x"), ("file:///x", "file:///x")],
+)
+def test_a_registry_that_is_a_folder_is_a_path_like_any_other(given: str, found: str, tmp_path: Path) -> None:
+    text = f"registry = '{given}'\nroot = 'root.json'\ntasks = ['digits']"
+    assert read_settings(written(tmp_path, text)).registry == found.format(base=tmp_path)
+
+
 def test_flags_count_over_the_file_and_defaults_under_both(tmp_path: Path) -> None:
     flags = {"poll_s": 5.0, "tasks": ("one",), "serve.listen": ("127.0.0.1:1",), "threads": None}
     found = read_settings(written(tmp_path, WHOLE), flags)
@@ -82,6 +91,9 @@ def test_flags_count_over_the_file_and_defaults_under_both(tmp_path: Path) -> No
         ("root = 'x'", "there is a root and no registry", "give both"),
         ("registry = 'x'\nroot = 'r'", "no task to take", "name one"),
         ("tasks = ['../etc']", "cannot be the name of a task", "lower case"),
+        ("tasks = ['a', 'b', 'a']", "'a' is named twice", "once"),
+        ("registry = 3", "3 is not a text", "table of settings"),
+        ("[mqtt]\nbrocker = 'x:1'", "no setting 'mqtt.brocker'", "did you mean mqtt.broker?"),
         ("poll_s = 0.5", "0.5 is too little", "give 1 or more"),
         ("poll_s = inf", "inf is too little or no number", "give 1 or more"),
         ("poll_s = nan", "nan is too little or no number", "give 1 or more"),

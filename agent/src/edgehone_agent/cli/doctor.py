@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from edgehone_agent.cli._terminal import add_json, add_state, say, say_json
 
 if TYPE_CHECKING:
     from edgehone_agent.config import Settings
+    from edgehone_agent.transport import Source
 
 help = "check what the agent needs on this machine, and say what to do about what is missing"
 examples = (
@@ -23,7 +25,7 @@ examples = (
     "edgehone-agent doctor --registry https://models.example/edgehone --root root.json --task digits",
 )
 
-_LOW_BYTES = 200_000_000
+_LOW_BYTES, _NO_BYTES = 200_000_000, 1_000_000
 _SOON_DAYS = 30
 _SKEW_S = 300.0
 _TIMEOUT_S = 10.0
@@ -74,8 +76,10 @@ def examine(settings: Settings) -> list[Finding]:
         _runtimes,
         _state,
         _clock,
+        _slots,
         _root,
         _registry,
+        _files,
         _socket,
     )
     return [finding for check in checks for finding in check(settings)]
@@ -107,16 +111,38 @@ def _runtimes(_: Settings) -> Iterator[Finding]:
 
 def _state(settings: Settings) -> Iterator[Finding]:
     folder = settings.state
+    if folder.is_symlink() and not folder.exists():
+        do = "mount what it leads to, or choose another folder: --state"
+        yield Finding("state", "fail", f"{folder} is a link to {folder.readlink()}, which is not there", do)
+        return
     there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), Path("/"))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Finding("state", "fail", f"{folder} cannot be written", "fix its permission, or choose another: --state")
         return
     free = shutil.disk_usage(there).free
     text = f"{folder} can be written, {free / 1e6:,.0f} MB free"
-    if free < _LOW_BYTES:
+    if free < _NO_BYTES:
+        yield Finding(
+            "state", "fail", f"the disk of {folder} is full", "free some space: it serves, and updates nothing"
+        )
+    elif free < _LOW_BYTES:
         yield Finding("state", "warn", text, "free some space: an update needs three times the size of a bundle")
     else:
         yield Finding("state", "ok", text)
+
+
+def _slots(settings: Settings) -> Iterator[Finding]:
+    from edgehone_agent.node import task_names
+    from edgehone_agent.slots import Slots
+
+    for name in task_names(settings.state):
+        found = Slots(settings.state / "tasks" / name, name, is_writer=False)
+        if found.fault:
+            yield Finding(f"slots {name}", "warn", found.fault, "see: edgehone-agent models")
+        if settings.tasks and name not in settings.tasks:
+            used = sum(file.stat().st_size for file in found.folder.rglob("*") if file.is_file())
+            text = f"not among the tasks to serve, and takes {used / 1e6:,.1f} MB"
+            yield Finding(f"slots {name}", "warn", text, f"remove {found.folder} if it will not be served again")
 
 
 def _clock(settings: Settings) -> Iterator[Finding]:
@@ -179,12 +205,60 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield Finding("registry", "fail", text, error.do or "check the address")
     else:
         yield Finding("registry", "ok", f"{redacted(settings.registry)} answers")
+        for task in settings.tasks:
+            yield _offer(settings, source, task)
+
+
+def _offer(settings: Settings, source: Source, task: str) -> Finding:
+    """What a node that knows nothing would be offered; what it verifies on the way is thrown away."""
+    from edgehone_agent.agent import read_root
+    from edgehone_agent.errors import EdgehoneError
+    from edgehone_agent.fit import choose, describe_node
+    from edgehone_agent.verify import Verifier
+
+    name = f"task {task}"
+    if settings.root is None:
+        return Finding(name, "warn", "cannot be checked without a root")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            checked = Verifier(Path(folder), source, read_root(settings.root)).check(task)
+        if not checked.fresh:
+            return Finding(name, "fail", checked.flags[0].text, "have the registry signed anew, or set the clock")
+        if not checked.releases:
+            return Finding(name, "warn", "nothing is released yet", "publish a release")
+        found = choose(checked.releases, describe_node(memory_bytes=settings.memory_bytes))
+    except EdgehoneError as error:
+        return Finding(name, "fail", error.what, error.do)
+    return Finding(name, "ok", f"version {found.version} ({found.member}) is signed and fits this machine")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    """Certificates and keys that the settings name: they can be used, and keys are nobody else's to read."""
+    from edgehone_agent.agent import tls_of
+    from edgehone_agent.errors import EdgehoneError
+
+    serve, told = settings.serve, settings.mqtt
+    for name, check in tls_of(settings).items():
+        try:
+            check()
+        except EdgehoneError as error:
+            yield Finding(name, "fail", str(error).partition("\n")[0], error.do)
+        else:
+            yield Finding(name, "ok", "certificate and key can be used")
+    for key in (settings.registry_key, serve.key, told.key, settings.state / "key"):
+        try:
+            mode = 0 if key is None else key.stat().st_mode
+        except OSError:
+            continue  # that it is missing was said, or it is made when it is needed
+        if mode & 0o077:
+            yield Finding("key", "warn", f"{key} can be read by others than its owner", f"chmod 600 {key}")
 
 
 def _socket(settings: Settings) -> Iterator[Finding]:
     from edgehone_agent.cli._running import ask_socket
     from edgehone_agent.config import socket_path
     from edgehone_agent.errors import EdgehoneError
+    from edgehone_agent.lock import lock_owner
 
     path = socket_path(settings.state)
     if path is None:
@@ -196,7 +270,16 @@ def _socket(settings: Settings) -> Iterator[Finding]:
         yield Finding("socket", "fail", error.what, error.do)
         return
     if found is None:
-        yield Finding("socket", "ok", "no agent runs with this folder")
+        try:
+            owner = lock_owner(settings.state)
+        except EdgehoneError as error:
+            yield Finding("socket", "fail", error.what, error.do)
+            return
+        if owner is None:
+            yield Finding("socket", "ok", "no agent runs with this folder")
+        else:
+            text = f"process {owner} holds the folder and does not answer"
+            yield Finding("socket", "warn", text, "an agent that starts answers soon; another program must end first")
         return
     unready = [name for name, task in found["tasks"].items() if not task["ready"]]
     if unready:
