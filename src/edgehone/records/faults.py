@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -44,12 +46,8 @@ def explain(error: SQLAlchemyError, place: str) -> StateError | None:
         return StateError("too many readers at once", where=place, do="try again; nothing was lost")
     if not isinstance(error, DBAPIError):
         return None
-    name = getattr(error.orig, "sqlite_errorname", None)
-    if name is not None:
-        for prefix, (what, do) in _SQLITE.items():
-            if name.startswith(prefix):
-                return StateError(f"{what}: {error.orig}", where=place, do=do)
-        return None
+    if isinstance(error.orig, sqlite3.Error):
+        return explain_sqlite(error.orig, place)
     state = getattr(error.orig, "sqlstate", None)
     for prefix, what, do in _POSTGRES:
         if state is not None and state.startswith(prefix):
@@ -57,6 +55,15 @@ def explain(error: SQLAlchemyError, place: str) -> StateError | None:
     if isinstance(error, OperationalError) and state is None:  # no answer at all, or the connection is gone
         do = "start PostgreSQL, or check host, user and name in the URL"
         return StateError(f"the database cannot be reached: {_first_line(error.orig)}", where=place, do=do)
+    return None
+
+
+def explain_sqlite(error: sqlite3.Error, place: str) -> StateError | None:
+    """As `explain`, for an error that comes from SQLite itself."""
+    name = getattr(error, "sqlite_errorname", "")  # "SQLITE_IOERR_WRITE"; the program's own mistakes have none
+    for prefix, (what, do) in _SQLITE.items():
+        if name.startswith(prefix):
+            return StateError(f"{what}: {error}", where=place, do=do)
     return None
 
 
