@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from .test_agent_run import RESTART_S, TASK, Field
+from edgehone.testing.agents import TASK, Field
 
 pytestmark = pytest.mark.slow
 CALLS = {
@@ -27,6 +27,7 @@ CALLS = {
     "rename": "rename,renameat,renameat2", "unlink": "unlink,unlinkat,rmdir", "mkdir": "mkdir,mkdirat",
     "link": "link,linkat", "symlink": "symlink,symlinkat",
 }  # fmt: skip
+RESTART_S = 2.0
 EVERYDAY = 6  # kills; EDGEHONE_KILLS=all for one at every call
 
 

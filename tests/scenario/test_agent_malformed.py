@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .test_agent_run import TASK, Field
+from edgehone.testing.agents import TASK, Field
 
 pytestmark = pytest.mark.slow
 
