@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgehone.budget import Budget
 from edgehone.devices import estimate_energy, estimate_latency
 from edgehone.graph.cost import macs
+from edgehone.graph.ir import Graph
 from edgehone.record import DropRecord, LatencyRecord, MemberRecord, to_json
 from edgehone.report.snippet import python_lines
 from edgehone.search.judge import Judge
@@ -62,8 +63,20 @@ def finish(
     records = [records[0], *(replace(r, holds=_holds(r, budget), energy=_energy(r, target)) for r in records[1:])]
     for record in records:
         _describe(record, workspace)
+    for version in members:
+        keep_member_graph(version, workspace)
     noise = max((t.noise for t in timings.values()), key=lambda n: n.spread, default=None)
     return records[0], tuple(records[1:]), noise
+
+
+def keep_member_graph(version: Version, workspace: Workspace) -> None:
+    """Keep the network that a member's integers came from; a refresh starts there."""
+    workspace.keep_graph(f"member-{version.name}", version.graph)
+
+
+def member_graph(workspace: Workspace, name: str) -> Graph | None:
+    """The network that a member's integers came from, None when it was not kept."""
+    return workspace.graph(f"member-{name}")
 
 
 def _reference(workspace: Workspace) -> Path:

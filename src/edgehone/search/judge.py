@@ -53,7 +53,7 @@ class Judge:
         model = Model(session)
         parts, done = [], 0
         for x, _ in data.batches(_BATCH):
-            parts.append(self._for_metric(model.predict(x.numpy()), x.numpy()))
+            parts.append(self.for_metric(model.predict(x.numpy()), x.numpy()))
             done += len(x)
             if progress:
                 progress(done / len(data))
@@ -105,10 +105,11 @@ class Judge:
         device, parts = training_device(), []
         with torch.no_grad():
             for x, _ in data.batches(_BATCH):
-                parts.append(self._for_metric(network(channels_last(x.to(device))).float().cpu().numpy(), x.numpy()))
+                parts.append(self.for_metric(network(channels_last(x.to(device))).float().cpu().numpy(), x.numpy()))
         return metric_called(self.metric).value(np.concatenate(parts), data.y.numpy())
 
-    def _for_metric(self, outputs: NDArray[Any], inputs: NDArray[Any]) -> NDArray[Any]:
+    def for_metric(self, outputs: NDArray[Any], inputs: NDArray[Any]) -> NDArray[Any]:
+        """Outputs of a file or network on raw readings, as the metric takes them."""
         if self.prepared.task.kind == "anomaly":
             return anomaly_scores(outputs, inputs)
         if self.prepared.task.kind == "regression":
