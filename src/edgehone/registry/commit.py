@@ -17,9 +17,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from edgehone.errors import HostError
 from edgehone.registry.keys import KeyRing, short
 from edgehone.registry.names import Expiry, metadata_path
 from edgehone.registry.objects import Objects
@@ -28,6 +29,8 @@ from edgehone_agent.errors import TrustError
 
 if TYPE_CHECKING:
     from edgehone.registry.tuf import Metadata, MetaFile, Root, Targets
+
+_CLOCKS_DIFFER = timedelta(hours=1)  # at most, between machines of one publisher
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ def commit(store: Objects, state: State, ring: KeyRing, changes: Changes, now: d
     Raises:
         TrustError: too few keys are at hand; nothing was written.
         InputError: a key cannot be opened; nothing was written.
-        StateError: a file cannot be written.
+        HostError: a file cannot be written, or the clock is wrong.
     """
+    _check_clock(state, now)
     if state.behind:
         changes = _catch_up(state, changes)
     old = state.root.signed
@@ -110,6 +114,30 @@ def commit(store: Objects, state: State, ring: KeyRing, changes: Changes, now: d
         stamp = signed_timestamp.to_bytes()
     _write(store, files, stamp, (metadata_path("root", root.version), root_bytes), root_last=seamless)
     return root_bytes
+
+
+def _check_clock(state: State, now: datetime) -> None:
+    """Refuse to sign with the date of a machine whose clock was lost: what it signs would have expired already."""
+    signed_at = state.root.signed.expires - timedelta(days=state.expiry.days("root"))  # a root states its own period
+    if now < signed_at - _CLOCKS_DIFFER:
+        raise HostError(
+            f"the clock says {now:%Y-%m-%d %H:%M}, but the root was signed at {signed_at:%Y-%m-%d %H:%M} UTC",
+            where="clock",
+            do="set the clock of this machine, then run the same command again",
+        )
+
+
+def check_keys(state: State, ring: KeyRing, roles: Iterable[str]) -> None:
+    """Open the keys that a commit of these roles will need, before long work is done in vain.
+
+    Raises:
+        TrustError: too few keys are at hand.
+        InputError: a key cannot be opened.
+    """
+    for role in roles:
+        top = role not in state.roles
+        signed = getattr(state, role).signed if top else state.roles[role].signed
+        _sign(_metadata(copy.deepcopy(signed)), ((state.root if top else state.targets).signed,), role, ring)
 
 
 def _catch_up(state: State, changes: Changes) -> Changes:

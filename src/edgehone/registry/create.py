@@ -20,7 +20,6 @@ from edgehone.registry.names import (
     Approve,
     Expiry,
     check_task,
-    metadata_path,
     role_of,
 )
 from edgehone.registry.objects import Objects
@@ -69,7 +68,7 @@ def create(
     for task in tasks:
         check_task(task)
     with store.lock(new=True), ring.transaction():
-        if store.read(metadata_path("timestamp", 0)) is not None:
+        if _holds_one(store):
             raise InputError("this folder holds a registry already", where=store.place(), do="choose another folder")
         if (keys / ROOT).exists():
             raise InputError(
@@ -126,6 +125,12 @@ def add_task(
         content = _delegate(targets, task, approve, ring)
         commit(store, state, ring, Changes(roles={role: content, "targets": targets}), now)
         return short(targets.get_delegated_role(role).keyids[0])
+
+
+def _holds_one(store: Objects) -> bool:
+    """Whether there is a registry, or what is left of one. An `init` that was killed left first versions alone."""
+    names = [entry.path.partition("/")[2] for entry in store.entries("metadata")]
+    return any(not name.startswith(("1.", ".")) for name in names) or bool(store.entries("targets"))
 
 
 def task_key(task: str, approve: Approve, ring: KeyRing) -> Key:

@@ -45,7 +45,7 @@ class Objects(ABC):
         """Write a metadata file whole or not at all, kept on return.
 
         Raises:
-            StateError, HostError: there is no room, or it may not be written.
+            HostError: there is no room, or it may not be written.
             BusyError: the lock was lost meanwhile.
         """
 

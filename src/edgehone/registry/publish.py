@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgehone.errors import InputError
 from edgehone.registry import release
-from edgehone.registry.commit import Changes, commit
+from edgehone.registry.commit import Changes, check_keys, commit
 from edgehone.registry.incoming import match_deltas, read_bundles
 from edgehone.registry.keys import KeyRing, short
 from edgehone.registry.names import MAX_TARGETS, blob_path, role_of
@@ -93,7 +93,7 @@ def publish(
     """
     with store.lock(), tempfile.TemporaryDirectory() as scratch:
         state = read(store, anchor)
-        plan = _plan(store, state, bundles, deltas, wanted, Path(scratch))
+        plan = _plan(store, state, bundles, deltas, wanted, Path(scratch), ring)
         if plan.content is not None:
             plan.put(store)
             commit(store, state, ring, Changes(roles={role_of(plan.done.task): plan.content}), now)
@@ -254,7 +254,9 @@ def _plan(
     delta_files: Sequence[Path],
     wanted: Wanted | None,
     scratch: Path,
+    ring: KeyRing | None = None,
 ) -> _Plan:
+    """What publishing will do; where a ring is given, its keys are tried before deltas are made."""
     bundles = read_bundles(files)
     task, version = bundles[0].task, bundles[0].version
     role = role_of(task)
@@ -270,6 +272,8 @@ def _plan(
         ways = release.ways(content, version)
         return _Plan(Published(task, version, (), (), content.version, new=False, deltas=ways), None, {})
     release.check_higher(content, task, version)
+    if ring is not None:
+        check_keys(state, ring, (role, "snapshot", "timestamp"))
     left_out: tuple[LeftOut, ...] = ()
     if wanted is not None:
         served = {delta.from_sha256 for delta in deltas}

@@ -16,7 +16,7 @@ from typing import Any
 from edgehone.errors import HostError
 from edgehone.registry.objects import LOCK, Objects, no_registry
 from edgehone_agent.durable import sync_folder, write_bytes
-from edgehone_agent.errors import BusyError
+from edgehone_agent.errors import BusyError, StateError
 
 _UNFINISHED = re.compile(r"#\d+$|^\..*\.partial$")  # what obstore and durable.write_bytes leave when they are killed
 
@@ -37,7 +37,12 @@ class Store(Objects):
 
     def write(self, path: str, content: bytes) -> None:
         """See `Objects`."""
-        write_bytes(self.folder / path, content)
+        try:
+            write_bytes(self.folder / path, content)
+        except StateError as error:  # whose advice is for a node
+            raise HostError(
+                error.what, where=error.where, do="free space or fix the permission, then run the same command again"
+            ) from error
 
     def fetch(self, path: str, scratch: Path) -> Path:  # noqa: ARG002  the blob is a local file already
         """See `Objects`."""

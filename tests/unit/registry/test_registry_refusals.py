@@ -8,7 +8,7 @@ import resource
 import shutil
 import zipfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,48 @@ def test_what_is_there_is_not_made_again(unchanged: Any, tmp_path: Path) -> None
         create(unchanged.store, unchanged.ring(tmp_path / "other"), [], unchanged.now)
     with pytest.raises(InputError, match="keys of another registry"):
         create(Store(tmp_path / "new"), unchanged.ring(), [], unchanged.now)
+
+
+def test_a_clock_that_was_lost_signs_nothing(unchanged: Any) -> None:
+    for lost in (datetime(1970, 1, 1, tzinfo=UTC), unchanged.now - timedelta(days=2)):
+        with pytest.raises(HostError, match="the clock says"):
+            refresh(unchanged.store, unchanged.ring(), lost, anchor=unchanged.anchor)
+
+
+def test_clocks_of_publishers_may_differ_a_little(digits: Any, second_opinion: Check) -> None:
+    refresh(digits.store, digits.ring(), digits.now - timedelta(minutes=30), anchor=digits.anchor)
+    second_opinion(digits)
+
+
+def test_a_registry_that_slept_for_years_is_woken(digits: Any, second_opinion: Check) -> None:
+    digits.publish()
+    digits.now += timedelta(days=1000)
+    also = ["root", "targets", "digits"]
+    refresh(digits.store, digits.ring(), digits.now, also=also, anchor=digits.anchor)
+    second_opinion(digits)
+
+
+@pytest.mark.parametrize("left", ["metadata", "targets", "both"])
+def test_what_is_left_of_a_registry_is_not_overwritten(left: str, digits: Any, tmp_path: Path) -> None:
+    digits.publish()
+    (digits.store.folder / "metadata" / "timestamp.json").unlink()
+    if left == "metadata":
+        shutil.rmtree(digits.store.folder / "targets")
+    elif left == "targets":
+        shutil.rmtree(digits.store.folder / "metadata")
+    before = digits.listing()
+    with pytest.raises(InputError, match="holds a registry already"):
+        create(digits.store, digits.ring(tmp_path / "new"), ["digits"], digits.now)
+    assert digits.listing() == before and not list((tmp_path / "new").glob("*.pem"))
+
+
+def test_an_init_that_was_killed_is_run_again(digits: Any, tmp_path: Path, second_opinion: Check) -> None:
+    (digits.store.folder / "metadata" / "timestamp.json").unlink()
+    (digits.store.folder / "metadata" / ".timestamp.json.partial").write_bytes(b"{")
+    (digits.keys / "root.json").unlink()
+    create(digits.store, digits.ring(), ["digits"], digits.now)
+    (digits.store.folder / "metadata" / ".timestamp.json.partial").unlink(missing_ok=True)
+    second_opinion(digits)
 
 
 def test_no_registry_here(tmp_path: Path, digits: Any) -> None:

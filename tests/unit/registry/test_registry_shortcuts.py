@@ -13,7 +13,7 @@ import pytest
 
 from edgehone.bundle.delta import WORTH, make_delta
 from edgehone.cli.main import main
-from edgehone.errors import HostError
+from edgehone.errors import HostError, InputError
 from edgehone.registry import shortcuts
 from edgehone.registry.names import blob_path
 from edgehone.registry.publish import complete, prepare, publish, read_prepared, sign
@@ -22,6 +22,7 @@ from edgehone.registry.shortcuts import LeftOut, Wanted, pairs
 from edgehone.registry.state import read
 from edgehone.registry.status import status
 from edgehone_agent.delta import apply_delta
+from edgehone_agent.errors import TrustError
 
 Check = Callable[[Any], Any]
 
@@ -184,6 +185,22 @@ def test_deltas_are_prepared_and_signed_with_the_rest(digits: Any, second_opinio
     assert finished.new and finished.deltas == done.deltas
     second_opinion(digits)
     assert digits.get(way.path) is not None
+
+
+def test_no_work_is_done_for_a_wrong_passphrase(digits: Any) -> None:
+    release(digits, 1)
+    before = digits.listing()
+
+    def make(old: Path, new: Path, worth: float) -> bytes | None:
+        raise AssertionError("made in vain")
+
+    for ring, said in (
+        (digits.ring(passphrase="another long passphrase"), "wrong passphrase"),
+        (digits.ring(digits.folder / "no-keys"), "too few of its keys are here"),
+    ):
+        with pytest.raises((InputError, TrustError), match=said):
+            publish(digits.store, ring, [bundle(digits, 2)], [], digits.now, wanted=Wanted(make))
+        assert digits.listing() == before  # no blob either
 
 
 def listed(version: int, *members: str) -> list[Listed]:
