@@ -38,12 +38,12 @@ REALS = (0.0, -0.0, 0.1, 1 / 3, -1e-308, 5e-324, sys.float_info.max, float("inf"
 WHOLES = (0, 1, -1, 2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63))
 
 
-def fill(database: Database, chance: random.Random, *, rows: int) -> dict[str, int]:
-    """Add rows to every table, and return how many each has got."""
+def fill(database: Database, chance: random.Random, *, rows: int, longest: int = 100_000) -> dict[str, int]:
+    """Add rows to every table, and return how many each has got; `longest` is the length of the longest text."""
     made: dict[str, list[dict[str, Any]]] = {}
     with database.write() as connection:
         for table in METADATA.sorted_tables:
-            made[table.name] = [_row(table, chance, number, made) for number in range(rows)]
+            made[table.name] = [_row(table, chance, number, made, longest) for number in range(rows)]
             connection.execute(insert(table), made[table.name])
     return {name: len(found) for name, found in made.items()}
 
@@ -65,7 +65,9 @@ def _as_kept(column: Column[Any]) -> Any:
     return text(f'CAST("{column.table.name}"."{column.name}" AS TEXT)') if column.type is OBJECT else column
 
 
-def _row(table: Table, chance: random.Random, number: int, made: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _row(
+    table: Table, chance: random.Random, number: int, made: Mapping[str, list[dict[str, Any]]], longest: int
+) -> dict[str, Any]:  # fmt: skip
     row: dict[str, Any] = {}
     for column in table.columns:
         if column.name == "id" and column.type is WHOLE:
@@ -78,13 +80,13 @@ def _row(table: Table, chance: random.Random, number: int, made: Mapping[str, li
         elif column.primary_key or column.unique or column.name == "version":
             row[column.name] = number if column.type is WHOLE else f"{number} {chance.choice(TEXTS)}"
         else:
-            row[column.name] = _value(column, chance)
+            row[column.name] = _value(column, chance, longest)
     return row
 
 
-def _value(column: Column[Any], chance: random.Random) -> Any:
+def _value(column: Column[Any], chance: random.Random, longest: int) -> Any:
     if column.type is OBJECT:
-        return json_value(chance)
+        return json_value(chance, longest=longest)
     if column.type is REAL:
         return chance.choice(REALS) if chance.random() < 0.5 else chance.uniform(-1e12, 1e12)
     if column.type is WHOLE:
@@ -92,7 +94,7 @@ def _value(column: Column[Any], chance: random.Random) -> Any:
     return chance.choice(TEXTS) + "".join(chance.choices(string.printable, k=chance.randrange(8)))
 
 
-def json_value(chance: random.Random, depth: int = 3) -> Any:
+def json_value(chance: random.Random, depth: int = 3, *, longest: int = 100_000) -> Any:
     """A JSON value other than null at the top; now and then a large one."""
     kind = chance.randrange(8 if depth else 5)
     if kind == 0:
@@ -104,8 +106,11 @@ def json_value(chance: random.Random, depth: int = 3) -> Any:
     if kind == 3:
         return chance.random() < 0.5
     if kind == 4:
-        return "x" * chance.choice((0, 10, 100_000))
-    inside = [json_value(chance, depth - 1) if chance.random() < 0.9 else None for _ in range(chance.randrange(5))]
+        return "x" * chance.choice((0, 10, longest))
+    inside = [
+        json_value(chance, depth - 1, longest=longest) if chance.random() < 0.9 else None
+        for _ in range(chance.randrange(5))
+    ]
     if kind == 5:
         return inside
     return {f"{chance.choice(TEXTS)}{position}": value for position, value in enumerate(inside)}
