@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from edgehone.errors import InputError
 from edgehone.fleet.authority import NODE_LIFE_S, Authority, Issued, certified_key, request_key
-from edgehone.fleet.nodes import ACTIVE, REVOKED, check_tags
+from edgehone.fleet.nodes import ACTIVE, REVOKED, check_tags, is_taken
 from edgehone.records import audit
 from edgehone.records.tables import certificate, enrolment, node
 from edgehone_agent.errors import TrustError
@@ -56,7 +56,7 @@ def make_token(
         raise InputError("a token lives up to 30 days", where="life", do="choose a shorter time")
     if not (len(name) <= 100 and (not name or name.isprintable())):
         raise InputError("this is no name for a node", where="name", do="write up to 100 printable characters")
-    if name and conn.execute(select(node.c.id).where(node.c.name == name)).first() is not None:
+    if name and is_taken(conn, name):
         raise InputError(f"another node is called {name!r}", where="name", do="choose another name")
     secret = secrets.token_hex(_SECRET_BYTES)
     conn.execute(
@@ -157,7 +157,7 @@ def _issue(conn: Connection, authority: Authority, id: str, csr: str, now_s: flo
 
 def _free_name(conn: Connection, wanted: str, id: str) -> str:
     name = wanted or f"node-{id[:6]}"
-    if conn.execute(select(node.c.id).where(node.c.name == name)).first() is not None:
+    if is_taken(conn, name):
         name = f"{name[:80]}-{id}"  # two nodes may well wish for the same name
     return name
 

@@ -88,6 +88,11 @@ def list_nodes(conn: Connection, *, after: str = "", limit: int = 1000, state: s
     return [_node(row) for row in conn.execute(query if state is None else query.where(node.c.state == state))]
 
 
+def is_taken(conn: Connection, name: str) -> bool:
+    """Whether a node is called so."""
+    return conn.execute(select(node.c.id).where(node.c.name == name)).first() is not None
+
+
 def set_state(conn: Connection, id: str, state: str, why: str, *, actor: str, now_s: float) -> Node:
     """Quarantine a node, take it back, or revoke it with all its certificates.
 
@@ -127,7 +132,7 @@ def describe(
     found = _known(conn, id)
     values: dict[str, Any] = {}
     if name is not None and name != found.name:
-        if not name or conn.execute(select(node.c.id).where(node.c.name == name)).first() is not None:
+        if not name or is_taken(conn, name):
             raise InputError(f"another node is called {name!r}", where="name", do="choose another name")
         values["name"] = name
     if tags is not None:

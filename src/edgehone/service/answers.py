@@ -10,6 +10,7 @@ from typing import Any
 from edgehone_agent.errors import BusyError, EdgehoneError, HostError, InputError, TrustError
 
 JSON_TYPE = (b"content-type", b"application/json")
+_CLASSES: Mapping[int, type[EdgehoneError]] = {401: TrustError, 403: TrustError, 429: BusyError}
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -17,7 +18,7 @@ class Refused(Exception):  # noqa: N818  an answer with a status of its own, not
     """A request that HTTP has a status for.
 
     Args:
-        status: 404, 405, 413 or 429.
+        status: 401, 403, 404, 405, 409, 413 or 429.
         what, do: for people.
         wait_s: when it makes sense to ask again; 0 for never.
     """
@@ -25,7 +26,7 @@ class Refused(Exception):  # noqa: N818  an answer with a status of its own, not
     def __init__(self, status: int, what: str, *, do: str = "", wait_s: float = 0.0) -> None:
         super().__init__(what)
         self.status, self.wait_s = status, wait_s
-        self.error = (BusyError if status == 429 else InputError)(what, do=do)
+        self.error = _CLASSES.get(status, InputError)(what, do=do)
 
 
 async def read_body(scope: Mapping[str, Any], receive: Any, most: int) -> bytes:

@@ -22,8 +22,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from edgehone.fleet import serial
 from edgehone.fleet.authority import DAY_S, Authority
-from edgehone.fleet.heartbeat import Arrived, Asking, Wish, Wishes, take
+from edgehone.fleet.desired import told
+from edgehone.fleet.heartbeat import Arrived, Wishes, take
 from edgehone.fleet.nodes import Standing, standing
 from edgehone.records.blobs import Blobs, open_blobs
 from edgehone.records.database import Database, open_database
@@ -32,7 +34,7 @@ from edgehone.service.listen import tls_context
 from edgehone.service.rates import Buckets
 from edgehone.service.settings import Place
 from edgehone.service.wake import Waker
-from edgehone.service.wishes import Remembered, fingerprint
+from edgehone.service.wishes import Remembered
 from edgehone.service.writing import Writer
 
 _DAY = 86_400.0
@@ -75,7 +77,7 @@ class Core:
         self.bytes_up = Buckets(limits.node_bytes_per_day / _DAY, limits.node_bytes_per_day)
         self.rows_up = Buckets(limits.node_rows_per_day / _DAY, limits.node_rows_per_day)
         self._wishes = Remembered(wishes)
-        self._told: int | None = None
+        self._told: tuple[int, str] | None = None
         self._context: ssl.SSLContext | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -100,7 +102,7 @@ class Core:
         database = open_database(place.database_url)
         core = cls(
             place, database, open_blobs(place.blobs_url), authority,
-            limits=limits or Limits(), clock=clock, wishes=wishes or fleet_wishes,
+            limits=limits or Limits(), clock=clock, wishes=wishes or told,
         )  # fmt: skip
         core.refresh_standing()
         return core
@@ -141,9 +143,9 @@ class Core:
             self._loop.call_soon_threadsafe(self.waker.drop, gone)
 
     def wake_on_change(self) -> None:
-        """Wake all nodes when what they are told may have changed since the last call. Any thread."""
+        """Wake all nodes when the fleet's serial number was counted up since the last call. Any thread."""
         with self.database.read() as conn:
-            now = fingerprint(conn)
+            now = serial.current(conn)
         before, self._told = self._told, now
         if before is not None and now != before:
             self.waker.wake()
@@ -154,8 +156,3 @@ class Core:
         self.waker.close()
         await asyncio.to_thread(self.writer.close)
         self.database.close()
-
-
-def fleet_wishes(conn: Connection, asking: Asking) -> Wish:  # noqa: ARG001
-    """What the fleet's cohorts and rollouts want a node to run."""
-    return Wish()

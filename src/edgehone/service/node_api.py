@@ -151,9 +151,9 @@ class NodeApi:
         """Put readings that are new into the blob store, where they are before their rows are."""
         with self._core.database.read() as conn:
             known = uploads.known_samples(conn, node, [reading.line.id for reading in readings])
-        return [
-            (reading, "" if reading.line.id in known else self._core.blobs.put(reading.content)) for reading in readings
-        ]
+        fresh = [reading for reading in readings if reading.line.id not in known]
+        blobs = dict(zip(map(id, fresh), self._core.blobs.put_many([one.content for one in fresh]), strict=True))
+        return [(reading, blobs.get(id(reading), "")) for reading in readings]
 
     async def _feedback(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core

@@ -41,6 +41,11 @@ class Buckets:
             return 0.0
         return max((min(units, self._burst) - level.left) / self._per_s, 0.001)
 
+    def give(self, name: str, units: float = 1.0) -> None:
+        """Put units back that were not needed."""
+        if name in self._levels:
+            self._levels[name].left = min(self._burst, self._levels[name].left + units)
+
     def _forget(self, now_s: float) -> None:
         full_s = self._burst / self._per_s
         self._levels = {name: level for name, level in self._levels.items() if now_s - level.at_s < full_s}

@@ -1,8 +1,7 @@
-"""What nodes are told, remembered: a node's desired state is worked out anew only when something it depends on changed.
+"""What nodes are told, remembered: a node's answer is worked out anew only when something it depends on changed.
 
 A fleet of 100,000 nodes asks 1,667 times in a second, and the answer changes a few times in a day. It depends on the
-node's tags and state, on what the node reports of its tasks, and on a few small tables. `Remembered` reads a
-fingerprint of those tables once per group of heartbeats, and forgets everything when that differs.
+fleet's serial number, on the node's tags, state and facts, and on what the node reports of its tasks.
 """
 
 from __future__ import annotations
@@ -10,33 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
+from edgehone.fleet import serial
 from edgehone.fleet.heartbeat import Asking, Wish, Wishes
-from edgehone.records.tables import cohort, release, rollout, setting
 from edgehone_agent.wire.uplink import TaskStatus
 
-_FOR_S = 600.0  # what depends on the clock alone may be this late
+_FOR_S = 600.0  # what depends on anything else may be this late
 _MOST = 200_000
-_ENDED = ("done", "aborted", "rolled back")
-
-
-def fingerprint(conn: Connection) -> int:
-    """A number that changes when what nodes are told may change: cohorts, rollouts, releases, settings."""
-    running = select(rollout.c.id, rollout.c.state, rollout.c.stage, rollout.c.content)
-    counts = select(
-        select(func.count()).select_from(release).scalar_subquery(),
-        select(func.count(release.c.revoked_s)).scalar_subquery(),
-        select(func.count()).select_from(rollout).scalar_subquery(),
-        select(func.max(rollout.c.ended_s)).scalar_subquery(),
-    )
-    parts = (
-        *map(tuple, conn.execute(select(cohort).order_by(cohort.c.name))),
-        *map(tuple, conn.execute(running.where(rollout.c.state.not_in(_ENDED)).order_by(rollout.c.id))),
-        *map(tuple, conn.execute(counts)),
-        *map(tuple, conn.execute(select(setting.c.key, setting.c.changed_s).order_by(setting.c.key))),
-    )
-    return hash(repr(parts))
+_MEMORY_STEP = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -56,19 +37,18 @@ class Remembered:
     def __init__(self, work_out: Wishes) -> None:
         self._work_out = work_out
         self._entries: dict[str, _Entry] = {}
-        self._fingerprint: int | None = None
+        self._mark: tuple[int, str] | None = None
 
     def refresh(self, conn: Connection) -> None:
-        """Forget everything if the tables changed. Call it at the beginning of a transaction."""
-        now = fingerprint(conn)
-        if now != self._fingerprint or len(self._entries) > _MOST:
-            self._fingerprint = now
+        """Forget everything if the serial number has another mark. Call it at the beginning of a transaction."""
+        mark = serial.current(conn)
+        if mark != self._mark or len(self._entries) > _MOST:
+            self._mark = mark
             self._entries.clear()
 
     def __call__(self, conn: Connection, asking: Asking) -> Wish:
         """See `Wishes`."""
-        tasks = tuple((name, _matters(told)) for name, told in asking.tasks.items())
-        key = hash((asking.state, tuple(sorted(asking.tags.items())), tasks))
+        key = hash((asking.state, tuple(sorted(asking.tags.items())), _facts(asking), _tasks(asking)))
         entry = self._entries.get(asking.node)
         if entry is None or entry.key != key or entry.until_s < asking.now_s:
             entry = _Entry(key, asking.now_s + _FOR_S, self._work_out(conn, asking))
@@ -76,7 +56,16 @@ class Remembered:
         return entry.wish
 
 
+def _facts(asking: Asking) -> tuple[Any, ...]:
+    facts = asking.facts
+    memory = (facts.get("memory_bytes") or 0) // _MEMORY_STEP  # what is free moves with every heartbeat
+    return facts.get("machine"), tuple(facts.get("runtimes", ())), facts.get("agent"), memory
+
+
+def _tasks(asking: Asking) -> tuple[Any, ...]:
+    return tuple((name, _matters(told)) for name, told in asking.tasks.items())
+
+
 def _matters(told: TaskStatus) -> tuple[Any, ...]:
-    """What of a report may change the answer; counts of predictions and labels do not, without a rollout's step."""
-    shadow = None if told.shadow is None else told.shadow.digest
-    return told.digest, told.version, told.ready, told.fault, told.failed, told.latency_us, told.crashes, shadow
+    """What of a report may change the answer. Counts do not: they move rollouts, which count the serial number up."""
+    return told.digest, told.version, told.ready, told.failed, told.latency_us, told.memory_bytes

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from edgehone.records.database import Database
+from edgehone.service.answers import Refused
 from edgehone_agent.errors import BusyError, EdgehoneError, HostError, InputError, StateError
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ R = TypeVar("R")
 Batch = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """(connection, items) → for each item its result, or an error to be raised to the one that waits for it."""
 
+_LOG = logging.getLogger("edgehone.core")
 _LINGER_S = 0.004
 _MOST = 512  # jobs of one transaction
 
@@ -149,7 +152,7 @@ def _guarded(conn: Connection, batch: Batch, items: list[Any]) -> Sequence[Any]:
     try:
         with conn.begin_nested():
             return batch(conn, items)
-    except (EdgehoneError, SQLAlchemyError) as error:
+    except Exception as error:  # noqa: BLE001  whatever one job does, the one thread that writes goes on
         own = _own(error)
         if len(items) == 1:
             return [own]
@@ -162,21 +165,24 @@ def _each(conn: Connection, jobs: Sequence[Callable[[Connection], Any]]) -> Sequ
         try:
             with conn.begin_nested():
                 results.append(job(conn))
-        except (EdgehoneError, SQLAlchemyError) as error:
+        except Exception as error:  # noqa: BLE001  as above
             results.append(_own(error))
     return results
 
 
-def _own(error: EdgehoneError | SQLAlchemyError) -> EdgehoneError:
+def _own(error: Exception) -> Exception:
     """The error as one job's own. Raises it again when it is about the database as a whole."""
-    if isinstance(error, EdgehoneError):
+    if isinstance(error, EdgehoneError | Refused):
         return error
     cause = getattr(error, "orig", None)
     if isinstance(cause, EdgehoneError):  # a value that no column can keep
         return cause
     if isinstance(error, IntegrityError):
         return InputError("this contradicts what is there already", do="read it again, and decide anew")
-    raise error
+    if isinstance(error, SQLAlchemyError):
+        raise error
+    _LOG.error("a defect of edgehone in a job that writes", exc_info=error)  # which must not stop the others
+    return HostError("a defect of edgehone; the log of the core has more")
 
 
 def _failure(error: Exception) -> HostError:

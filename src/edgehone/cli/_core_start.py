@@ -1,0 +1,37 @@
+"""`edgehone core start`: the process that serves. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+
+from edgehone.service.settings import load_place
+
+
+def start(args: argparse.Namespace) -> int:
+    """Serve until a signal; return the exit code.
+
+    Raises:
+        EdgehoneError: the folder, an address or the database cannot be used.
+    """
+    from edgehone.service.serving import serve
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    for noisy in ("uvicorn", "asyncio", "alembic", "tuf"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    place = load_place(args.core)
+
+    def ready(bound: tuple[tuple[str, int], ...]) -> None:
+        addresses = [f"https://{f'[{host}]' if ':' in host else host}:{port}" for host, port in bound]
+        if args.json:
+            print(json.dumps({"ready": addresses}), flush=True)
+        else:
+            print(f"core {place.folder} serves {', '.join(addresses)}; http:// works on this machine", flush=True)
+
+    asyncio.run(serve(place, listen=args.listen, ready=ready))
+    return 0
