@@ -111,7 +111,6 @@ def test_a_mutated_state_of_the_watch_is_refused_or_is_one(card: Card, record_pr
     refuses_or_keeps(watcher.to_bytes(), lambda found: Saved.from_bytes(found).to_bytes(), StateError, record_property)
 
 
-@pytest.mark.xfail(raises=RecursionError, reason="a pointer that is nested 3,000 deep is not taken for damage")
 def test_a_deeply_nested_pointer_to_the_slots_stops_no_answer(memory: Path) -> None:
     made = write_bundle(memory / "1.bundle", version=1)
     with Node(memory / "n", tasks=["gestures"]) as node:
@@ -133,9 +132,7 @@ def test_a_mutated_pointer_to_the_slots_stops_no_answer(memory: Path, record_pro
         chance = random.Random(seed)
         shutil.rmtree(state, ignore_errors=True)
         shutil.copytree(before, state)
-        changed = damaged(pointer, chance)
-        if changed.startswith((b"[" * 99, b'{"a":' * 99)):
-            continue  # see above
+        changed = chance.choice([damaged, bent])(pointer, chance)
         (state / "tasks" / "gestures" / "current.json").write_bytes(changed)
         with Node(state) as node:
             version = answering(node, made)
@@ -157,7 +154,7 @@ def answering(node: Node, made: list[Made]) -> int | None:
     return next(one.version for one in made if one.y.tobytes() == found)
 
 
-@pytest.mark.xfail(raises=TypeError, strict=False, reason="a damaged layout of a sample ends an export")
+@pytest.mark.xfail(strict=False, reason="wrong values in a sound database are not taken for damage yet")
 def test_a_mutated_database_of_samples_is_put_aside_or_read(memory: Path, record_property: Record) -> None:
     before, folder, tally = memory / "before", memory / "c", Tally()
     x = np.random.default_rng(0).standard_normal((40, 50)).astype(np.float32)

@@ -107,11 +107,14 @@ def unpack(layout: str, content: bytes) -> list[NDArray[Any]]:
         UnreadableError: the bytes do not fit the layout.
     """
     arrays, at = [], 0
-    for kind, shape, stored in json.loads(layout):
-        count = int(np.prod(shape, dtype=np.int64))
-        size = count * np.dtype(stored).itemsize
-        if at + size > len(content):
-            raise UnreadableError("the payload is too short for its layout")
-        arrays.append(np.frombuffer(content, stored, count, at).reshape(shape).astype(kind))
-        at += size
+    try:
+        for kind, shape, stored in json.loads(layout):
+            count = int(np.prod(shape, dtype=np.int64))
+            size = count * np.dtype(stored).itemsize
+            if not 0 <= size <= len(content) - at:
+                raise UnreadableError("the payload is too short for its layout")
+            arrays.append(np.frombuffer(content, stored, count, at).reshape(shape).astype(kind))
+            at += size
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UnreadableError(f"the layout of the payload is damaged: {error}") from error
     return arrays

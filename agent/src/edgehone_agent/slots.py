@@ -117,8 +117,9 @@ class Slots:
             HostError: it can neither be loaded now nor blamed: no memory, no runtime, unreadable disk.
         """
         self._read_again()
-        while self.state.current is not None:
-            current = self.state.current
+        tried: set[str] = set()
+        while (current := self.state.current or self._rescued(tried)) is not None:
+            tried.add(current.digest)
             try:
                 return self._load_slot(current)
             except _DamagedError as error:
@@ -274,8 +275,21 @@ class Slots:
             self._unread = durable.state_error(error, self._pointer)
             self.fault = str(self._unread)
             return SlotState()
-        except (ValueError, StateError):
+        except (ValueError, RecursionError, StateError):
             self.fault = "the pointer to the slots was damaged; the newest bundle in them serves"
+        found = self._found()
+        return SlotState(found[0] if found else None, found[1] if len(found) > 1 else None)
+
+    def _rescued(self, tried: set[str]) -> Placed | None:
+        """A bundle in a slot that the pointer does not name, the last resort when nothing it names can be loaded."""
+        for placed in self._found():
+            if placed.digest not in tried and self.state.failure(placed.digest, placed.version) is None:
+                self.state = replace(self.state, current=placed)
+                return placed
+        return None
+
+    def _found(self) -> list[Placed]:
+        """The sound bundles in the slots, newest first."""
         found: list[Placed] = []
         for slot in ("a", "b"):
             try:
@@ -283,8 +297,7 @@ class Slots:
                     found.append(Placed(slot, bundle.digest, bundle.manifest.version, bundle.manifest.member))
             except (EdgehoneError, OSError):
                 continue  # an empty or damaged slot is what is being sorted out here
-        found.sort(key=lambda placed: -placed.version)
-        return SlotState(found[0] if found else None, found[1] if len(found) > 1 else None)
+        return sorted(found, key=lambda placed: -placed.version)
 
     def _unpack(self, path: Path, bundle: Bundle, folder: Path) -> None:
         (folder / FILES).mkdir(parents=True)
