@@ -149,7 +149,7 @@ def test_a_disk_that_takes_no_more_is_said_and_loses_nothing(error: str, tmp_pat
 
 def test_a_power_cut_leaves_whole_blobs_and_all_that_were_answered(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    folder.mkdir()
+    (folder / "answered").mkdir(parents=True)  # its name is certain: it was there before
     disk, operations = record([sys.executable, "-c", PUT, str(folder)], folder)
     seen = set()
     for number, (_, survival) in enumerate(disk.cuts(operations)):

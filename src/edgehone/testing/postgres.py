@@ -25,6 +25,7 @@ from edgehone.errors import HostError
 
 _USER = "postgres"  # PostgreSQL refuses to run as root
 _START_S = 60.0
+_SORTS_LIKE_A_PERSON = ("--locale-provider=icu", "--icu-locale=en-US")  # as many servers do: "a", "B", "b"
 _FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 
 
@@ -118,7 +119,7 @@ def launch(*, durable: bool = False) -> Server:
             os.chown(folder, user.pw_uid, user.pw_gid)
         made = subprocess.run(
             [*_as_user(), str(binaries / "initdb"), "-D", str(folder / "data"), "-U", _USER, "--auth=trust",
-             "--encoding=UTF8", "--no-locale", *(() if durable else ("--no-sync",))],
+             "--encoding=UTF8", "--no-locale", *_SORTS_LIKE_A_PERSON, *(() if durable else ("--no-sync",))],
             capture_output=True, text=True, cwd=folder, check=False,
         )  # fmt: skip
         if made.returncode != 0:
