@@ -92,6 +92,21 @@ class Written:
     answers: list[Told | EdgehoneError] = field(default_factory=list)
 
 
+@dataclass
+class Kept:
+    """Rows of another database of this node, as in the tables, without their numbers.
+
+    Attributes:
+        events: id, prediction_id, kind, received, size, sealed, exported; in the order in which they came.
+        gone: id, time.
+        answers: id, task, digest, stratum, sealed, time.
+    """
+
+    events: Sequence[Sequence[Any]] = ()
+    gone: Sequence[Sequence[Any]] = ()
+    answers: Sequence[Sequence[Any]] = ()
+
+
 class Store:
     """An open database; see `open_store`."""
 
@@ -191,7 +206,8 @@ class Store:
                 if not rows:
                     return None
                 begun = self.next_batch()
-                self._run(f"UPDATE feedback SET batch = ? WHERE batch IS NULL AND row <= {rows[-1][0]}", (begun,))
+                new = f"NOT exported AND batch IS NULL AND row <= {rows[-1][0]}"
+                self._run(f"UPDATE feedback SET batch = ? WHERE {new}", (begun,))
             rows = self._run(
                 "SELECT id, received, sealed FROM feedback WHERE batch = ? ORDER BY row", (begun,)
             ).fetchall()
@@ -203,6 +219,39 @@ class Store:
             size = (ROW_BYTES,)
             self._run(f"UPDATE feedback SET exported = 1, sealed = NULL, size = ? WHERE batch = {number}", size)
             self._count_feedback()
+
+    def take_over(self, kept: Kept) -> int:
+        """Take in what another database of this node held; what is here already stays as it is.
+
+        Feedback may grow beyond its part by that: it was acknowledged.
+
+        Returns:
+            How many events were not here.
+
+        Raises:
+            sqlite3.Error: nothing was written.
+        """
+        with self._transaction():
+            taken = self._connection.executemany(
+                "INSERT OR IGNORE INTO feedback (id, prediction_id, kind, received, size, sealed, exported)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                kept.events,
+            ).rowcount
+            self._connection.executemany("INSERT OR IGNORE INTO gone (id, time) VALUES (?, ?)", kept.gone)
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO answer (id, task, digest, stratum, sealed, time) VALUES (?, ?, ?, ?, ?, ?)",
+                kept.answers,
+            )
+            self._count_feedback()
+        return taken
+
+    def opens_event(self, name: str, sealed: bytes) -> bool:
+        """Whether the content of an event is whole and sealed with this node's key."""
+        try:
+            open_event(self._seal, name, sealed)
+        except UnreadableError:
+            return False
+        return True
 
     def next_batch(self) -> int:
         """A number for a batch; call it within a transaction, or by itself."""

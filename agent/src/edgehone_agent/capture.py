@@ -12,13 +12,15 @@ Rules:
 - `feedback` returns when the event is on disk, and raises when it is not. The same event twice is one event.
 - A disk that is full or read-only is reported in `stats()["error"]` and tried again; serving does not notice. Samples
   are dropped and counted meanwhile, feedback is refused with a StateError.
-- A database that is damaged is put aside under another name and a new one is begun; `stats()["put_aside"]` says so.
+- A database that is damaged is put aside under another name and a new one is begun. The feedback that can be read of it
+  is saved (`_capture_salvage`); the log and `stats()["put_aside"]` say what was, and what was not.
 - Any thread may call anything. After `close` offers are dropped and feedback is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import sqlite3
 import threading
@@ -33,12 +35,15 @@ from numpy.typing import NDArray
 
 from edgehone_agent._capture_export import export_all
 from edgehone_agent._capture_file import FILE, database_error, is_damage, open_store, put_aside
+from edgehone_agent._capture_salvage import save_rest, unsaved
 from edgehone_agent._capture_seal import Seal, pack, read_key
 from edgehone_agent._capture_shares import Shares, clean_score
 from edgehone_agent._capture_store import FEEDBACK_PART, Sample, Store, Totals, sample_size
 from edgehone_agent.durable import state_error
 from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
 from edgehone_agent.feedback import LONGEST_NAME, Event, Told, read_event
+
+log = logging.getLogger("edgehone_agent.capture")
 
 GROUP_ROWS = 100
 GROUP_S = 0.05
@@ -127,6 +132,8 @@ class Capture:
         self._counts: Counter[str] = Counter()
         self._totals = Totals()
         self._put_aside: list[str] = []
+        self._saved_events = self._lost_events = 0  # of databases that were put aside
+        self._looked_through: set[Path] = set()
         self._error: StateError | None = None
         self._failed_at = 0.0
         self._closed = False
@@ -242,6 +249,8 @@ class Capture:
                 "waiting": len(self._queue),
                 "counts": {name: self._counts[name] for name in COUNTS},
                 "put_aside": list(self._put_aside),
+                "feedback_saved": self._saved_events,
+                "feedback_lost": self._lost_events,
                 "error": None if self._error is None else str(self._error),
             }
 
@@ -369,10 +378,29 @@ class Capture:
                 raise
             self._checked = True
             self._put_aside += said
+            self._save_rest(self._store)
             self._totals = self._store.totals()
             # Every opening draws other numbers: a node that restarts often must not keep its first readings each time.
             self._draw = random.Random(f"{self._seed} {self._store.openings}").random
         return self._store
+
+    def _save_rest(self, store: Store) -> None:
+        """Save what can be read of databases that were put aside."""
+        for aside in unsaved(self._path):
+            if aside in self._looked_through:
+                continue
+            try:
+                saved = save_rest(aside, store)
+            except (OSError, sqlite3.Error, StateError) as error:
+                log.error("%s: its feedback is not saved yet, the next start tries again: %s", aside.name, error)
+                continue
+            self._looked_through.add(aside)
+            log.error("a database that cannot be used was put aside as %s: %s", aside, saved)
+            self._saved_events += saved.events
+            self._lost_events += saved.missing + saved.sealed
+            self._put_aside = [
+                f"{said}; {saved}" if said.startswith(f"{aside.name}: ") else said for said in self._put_aside
+            ]
 
     def _close_store(self) -> None:
         if self._store is not None:

@@ -573,7 +573,8 @@ class TestDamage:
             assert stats["error"] is None
             assert len(stats["put_aside"]) == 1
             # The event that met the damage was acknowledged, so it is in the new file.
-            assert rows(tmp_path / "c", "SELECT id FROM feedback") == [(f"e{100 + i}",)]
+            ids = [id for (id,) in rows(tmp_path / "c", "SELECT id FROM feedback")]
+            assert f"e{100 + i}" in ids and len(ids) == stats["feedback"]
 
     def test_only_the_newest_three_are_kept(self, tmp_path: Path) -> None:
         for number in range(5):
@@ -582,7 +583,7 @@ class TestDamage:
             (folder / "capture.sqlite").write_bytes(b"damaged " * 1000 + bytes([number]))
             with open_capture(folder) as capture:
                 capture.flush()
-        names = sorted(file.name for file in folder.glob("*.aside-*"))
+        names = sorted(file.name for file in folder.glob("*.aside-*[0-9]"))
         assert names == [f"capture.sqlite.aside-{number}" for number in (3, 4, 5)]
 
 
