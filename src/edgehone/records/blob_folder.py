@@ -11,12 +11,15 @@ import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgehone.records.blobs import Blobs, Stored, checked, is_digest
 from edgehone_agent.durable import state_error, sync_folder
 
 _UNFINISHED = ".part"
+_FEW = 4
+_SYNCERS = 16
 
 
 class BlobFolder(Blobs):
@@ -61,11 +64,11 @@ class BlobFolder(Blobs):
                 if not self._renew(path, content):
                     self._settle(digest[:2])
                     unfinished[path] = self._write(path, content)
+            _sync_all(list(unfinished.values()))
             for path, temporary in unfinished.items():
                 with self._ages:
                     temporary.replace(path)
-            for folder in touched:  # also of blobs that were there: another thread may not have come to this yet
-                sync_folder(folder)
+            _sync_all(list(touched))  # also of blobs that were there: another thread may not have come to this yet
         except OSError as error:
             raise state_error(error, self.folder) from error
         finally:
@@ -147,12 +150,33 @@ class BlobFolder(Blobs):
         try:
             with temporary.open("xb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+
+def _sync_all(paths: list[Path]) -> None:
+    """Have files or folders on disk. The system joins what several threads ask for at once into one turn of the disk.
+
+    Raises:
+        OSError: as `os.fsync` does.
+    """
+    if len(paths) < _FEW:
+        for path in paths:
+            _sync(path)
+        return
+    with ThreadPoolExecutor(_SYNCERS) as syncers:
+        for _ in syncers.map(_sync, paths):
+            pass
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
