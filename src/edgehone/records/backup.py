@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -48,6 +48,7 @@ from edgehone_agent.errors import StateError
 __all__ = ["Backup", "Progress", "backup", "copy", "restore", "verify"]
 
 _TOGETHER_BYTES = 16 << 20  # of blobs, written before one sync of the folders
+_TRIES = 20
 _NO_FILES: Mapping[str, Path] = {}
 
 
@@ -283,14 +284,46 @@ def _listed(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _save_files(files: Mapping[str, Path], place: Path) -> None:
+    """Copy other files, again where they changed meanwhile: a release that is being published belongs together."""
     for name, path in files.items():
-        found = [path] if path.is_file() else sorted(inside for inside in path.rglob("*") if inside.is_file())
-        for file in found:
-            target = place / name / file.relative_to(path) if file != path else place / name
-            try:
-                write_bytes(target, file.read_bytes(), mode=file.stat().st_mode & 0o777)
-            except OSError as error:
-                raise state_error(error, file) from error
+        for _ in range(_TRIES):
+            before = _look_at(path)
+            _clear(place / name)
+            with suppress(FileNotFoundError):  # it went away: seen below
+                for file in before:
+                    target = place / name / file.relative_to(path) if file != path else place / name
+                    _save_file(file, target)
+            if _look_at(path) == before:
+                break
+        else:
+            raise StateError("these files change all the time", where=str(path), do="try again when that is over")
+
+
+def _clear(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+
+
+def _look_at(path: Path) -> dict[Path, tuple[int, int]]:
+    """Every file of a folder, or the one file, with what shows that it changed."""
+    found = {}
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        with suppress(FileNotFoundError):
+            if file.is_file():
+                told = file.stat()
+                found[file] = (told.st_mtime_ns, told.st_size)
+    return found
+
+
+def _save_file(file: Path, target: Path) -> None:
+    try:
+        content, mode = file.read_bytes(), file.stat().st_mode & 0o777
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise state_error(error, file) from error
+    write_bytes(target, content, mode=mode)
 
 
 def _places(made: Backup, files: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

@@ -20,6 +20,7 @@ from edgehone.records.database import Database, open_database, sqlite_url
 from edgehone.records.tables import dataset, setting
 from edgehone.testing.databases import new_url
 from edgehone.testing.rows import everything, fill
+from edgehone_agent.durable import write_bytes
 from edgehone_agent.errors import StateError
 
 
@@ -123,6 +124,49 @@ def test_other_files_come_back_with_their_permissions(saved: Path, tmp_path: Pat
     assert (new / "ca" / "ca.key").stat().st_mode & 0o777 == 0o600
     assert (new / "core.toml").read_text() == "[core]\n"
     assert saved.stat().st_mode & 0o777 == 0o700
+
+
+def test_files_that_are_published_meanwhile_belong_together(blobs: Blobs, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    stop = threading.Event()
+
+    def publish() -> None:
+        for number in range(30):
+            write_bytes(registry / f"{number}.snapshot.json", b"x" * 1000)
+            write_bytes(registry / "timestamp.json", b"%d" % number)
+            if stop.wait(0.01):
+                return
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        with closing(open_database(new_url("sqlite", tmp_path))) as database:
+            backup(database, blobs, tmp_path / "saved", now_s=1.0, files={"registry": registry})
+    finally:
+        stop.set()
+        thread.join()
+    saved = tmp_path / "saved" / "files" / "registry"
+    newest = int((saved / "timestamp.json").read_text()) if (saved / "timestamp.json").exists() else -1
+    assert {path.name for path in saved.glob("*.snapshot.json")} >= {f"{n}.snapshot.json" for n in range(newest + 1)}
+
+
+def test_files_that_never_rest_are_said(blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgehone.records import backup as module
+
+    (tmp_path / "ca").write_bytes(b"0")
+    save = module._save_file
+
+    def save_and_change(file: Path, target: Path) -> None:
+        save(file, target)
+        file.write_bytes(file.read_bytes() + b"0")
+
+    monkeypatch.setattr(module, "_save_file", save_and_change)
+    with (
+        closing(open_database(new_url("sqlite", tmp_path))) as database,
+        pytest.raises(StateError, match="change all the time"),
+    ):
+        backup(database, blobs, tmp_path / "saved", now_s=1.0, files={"ca": tmp_path / "ca"})
 
 
 def test_a_backup_goes_into_a_new_folder(saved: Path, database: Database, blobs: Blobs) -> None:
