@@ -65,6 +65,26 @@ def test_it_says_what_was_measured_and_where_it_comes_from(bundle: Path, family:
     assert hashes == digests and len(card.to_bytes()) <= 6000
 
 
+def test_a_cohort_gets_a_card_of_its_own(family: Path, small_task: Path, tmp_path: Path) -> None:
+    dark, file = tmp_path / "dark.npy", tmp_path / "two.bundle"
+    np.save(dark, np.random.default_rng(0).uniform(0, 3, (100, 1, 8, 8)))
+    arguments = (str(family / "members" / "int8"), "--task", str(small_task), "-o", str(file), "--context")
+    done = run("build", *arguments, f"north={dark}")
+    assert done.returncode == 0, done.stderr
+    with open_bundle(file) as opened:
+        opened.verify()
+        cards = {part.path: Card.from_bytes(opened.read(part)) for part in opened.manifest.parts if part.role == "card"}
+    assert list(cards) == ["card.bin", "cards/north.bin"]
+    plain, north = cards.values()
+    assert north.rows == 67  # a third of the readings set the edges, the others are counted
+    assert north.model_digest == plain.model_digest
+    assert (north.edges[0] < plain.edges[0]).any()
+    assert run("verify", str(file)).returncode == 0
+    for wrong in ("north", f"no/rth={dark}", f"north={tmp_path / 'none.npy'}", f"north={family / 'study.json'}"):
+        done = run("build", *arguments, wrong)
+        assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_its_probe_passes_in_both_runtimes_and_fails_for_another_member(
     bundle: Path, family: Path, tmp_path: Path
 ) -> None:

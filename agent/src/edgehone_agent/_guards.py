@@ -11,7 +11,7 @@ from edgehone_agent._releases import highest_version
 from edgehone_agent.errors import TrustError
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Root  # type: ignore[attr-defined]
+    from tuf.api.metadata import Root
 
     from edgehone_agent._tuf import Verified
 

@@ -19,7 +19,7 @@ from edgehone_agent.fit import read_fit
 from edgehone_agent.wire.manifest import Fit
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]
+    from tuf.api.metadata import TargetFile, Targets
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

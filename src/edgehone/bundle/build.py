@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ SLOWER = 10.0
 """A node may take this many times the latency in the record before it refuses the bundle."""
 
 _BATCH = 256
+_CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RERUN = "run the study again with --resume"
 Array = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -77,7 +79,7 @@ class _Seen:
 
 def build(
     study: StudyRecord, name: str, folder: Path, wishes: Wishes, x: Array | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None = None, contexts: Mapping[str, Array] | None = None,
 ) -> bytes:  # fmt: skip
     """The bytes of a bundle.
 
@@ -89,6 +91,7 @@ def build(
         x: (N, *input shape) validation readings, raw. With 8 of them the probe asks readings, with 60 there is a card;
             without, the probe asks seeded noise and there is no card.
         progress: called with (readings answered, readings) as they go through the file.
+        contexts: readings as some places see them, by the name of their cohort; each gets a card of its own.
 
     Raises:
         InputError: no such member, a file that is not what the record says, readings of another shape, or files of the
@@ -107,6 +110,10 @@ def build(
     first, *others = paths
     seen = _ask(paths[first], first, x, shape, progress)
     contents = [*models, *_card(study, models[0], seen)]
+    for context, readings in sorted((contexts or {}).items()):
+        if seen.x is None:
+            raise InputError("a card for a context goes beside the card of the task", where=context, do="give its data")
+        contents.append(_context_card(study, models[0], context, readings, paths[first], first))
     probe = golden_probe(seen.probe_x, seen.probe_y, seen.step, {runtime: paths[runtime] for runtime in others})
     contents.append(Content("probe.npz", "probe", probe.to_bytes()))
     manifest = _manifest(study, member, wishes, models, seen)
@@ -163,6 +170,24 @@ def _answers(model: FastModel, x: Array, progress: Progress | None) -> tuple[Arr
             progress(min(start + _BATCH, len(x)), len(x))
     known = [part.reshape(len(part), -1) for part in embeddings if part is not None]
     return np.concatenate(answers), np.concatenate(known) if known else None
+
+
+def _context_card(
+    study: StudyRecord, model: Content, context: str, x: Array, path: Path, runtime: str
+) -> Content:  # fmt: skip
+    """The drift reference of one cohort."""
+    if not _CONTEXT.fullmatch(context):
+        raise InputError("this is no name of a cohort", where=context[:80], do="use letters, digits, '.', '_' and '-'")
+    if x.shape[1:] != said.input_shape(study):
+        raise InputError(f"the readings are {x.shape[1:]}, the member takes {said.input_shape(study)}", where=context)
+    session = RUNTIMES.get(runtime).load(path)
+    asked = FastModel(session, tap=session.embedding is not None)
+    with asked:
+        y, embedding = _answers(asked, x, None)
+    card = build_card(
+        x, y, embedding, kind=said.text(study, "kind"), model_digest=model.part().sha256, in_order=x.ndim == 2
+    )
+    return Content(f"cards/{context}.bin", "card", card.to_bytes())
 
 
 def _card(study: StudyRecord, model: Content, seen: _Seen) -> list[Content]:

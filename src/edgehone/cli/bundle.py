@@ -56,6 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--task", metavar="TASK", help="whose validation data to use: a name or file.py[:name] (default: the study's)"
     )
     data.add_argument("--no-data", action="store_true", help="use no data: no card to watch with, a probe of noise")
+    build.add_argument(
+        "--context", action="append", default=[], metavar="NAME=FILE",
+        help="raw readings of one cohort, (N, ...): nodes of that name watch with a card made of these; repeat it",
+    )  # fmt: skip
     build.add_argument("--parent", type=Path, metavar="BUNDLE", help="the bundle that this one follows")
     build.add_argument(
         "--max-latency", metavar="TIME", help="slowest median that a node accepts, or none (default 10x the study's)"
@@ -94,7 +98,7 @@ def _build(args: argparse.Namespace) -> Outcome:
     with TerminalProgress(quiet=args.json) as progress:
         x = None if args.no_data else _validation(study, args.task, progress)
         progress.stage("asking the member", None if x is None else len(x))
-        content = build(study, name, folder, wishes, x, lambda done, _: progress.at(done))
+        content = build(study, name, folder, wishes, x, lambda done, _: progress.at(done), _contexts(args.context))
     write_output(args.output, content)
     with open_bundle(args.output) as bundle:
         bundle.verify()
@@ -123,6 +127,27 @@ def _locate(member: Path) -> tuple[Path, str]:
     inside = sorted(folder.name for folder in (found / "members").glob("*") if folder.is_dir())
     do = f"give one of its members, like {member / 'members' / inside[0]}" if inside else "give STUDY/members/NAME"
     raise InputError("this is not the folder of a member", where=str(member), do=do)
+
+
+def _contexts(wanted: list[str]) -> dict[str, NDArray[np.float32]]:
+    """Readings by name of the cohort.
+
+    Raises:
+        InputError: not NAME=FILE, or no array of numbers.
+    """
+    import numpy as np
+
+    found: dict[str, NDArray[np.float32]] = {}
+    for text in wanted:
+        name, _, path = text.partition("=")
+        try:
+            array = np.load(path, allow_pickle=False)
+            found[name] = np.ascontiguousarray(array, dtype=np.float32)
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise InputError(
+                f"no readings can be had from {path!r}: {error}", where="--context", do="give NAME=FILE.npy"
+            ) from error
+    return found
 
 
 def _digest(parent: Path | None) -> str | None:
