@@ -21,6 +21,7 @@ from sqlalchemy import Connection, insert, select, update
 from edgehone.errors import InputError
 from edgehone.fleet import serial
 from edgehone.fleet.choose import Offer
+from edgehone.records.database import Database
 from edgehone.records.tables import release as table
 from edgehone.registry.keys import short
 from edgehone.registry.names import blob_path, role_of
@@ -42,11 +43,11 @@ class Synced:
     back: tuple[str, ...] = ()
 
 
-def sync(conn: Connection, store: Objects, now_s: float, *, anchor: bytes | None = None) -> Synced:
-    """Bring the table up to date with a registry.
+def sync(db: Database, store: Objects, now_s: float, *, anchor: bytes | None = None) -> Synced:
+    """Bring the table up to date with a registry. Files are read before the write begins.
 
     Args:
-        conn: of a transaction that writes.
+        db: the core's database.
         store: the registry.
         now_s: the core's clock.
         anchor: the trusted root; without one the registry's own first root is believed.
@@ -56,28 +57,45 @@ def sync(conn: Connection, store: Objects, now_s: float, *, anchor: bytes | None
         TrustError: a signature, version or digest is wrong.
         BundleError: a signed bundle cannot be read.
     """
-    state = read(store, anchor)
-    listed: dict[str, Release] = {}
-    signed_by: dict[str, str] = {}
-    for task in state.tasks():
-        metadata = state.roles[role_of(task)]
-        for found in read_releases(task, metadata.signed.targets):
-            listed[found.sha256] = found
-            signed_by[found.sha256] = ", ".join(f"key {short(key)}" for key in sorted(metadata.signatures))
-    known = {row.digest: row.revoked_s for row in conn.execute(select(table.c.digest, table.c.revoked_s))}
-    added = tuple(digest for digest in listed if digest not in known)
-    revoked = tuple(digest for digest, since_s in known.items() if since_s is None and digest not in listed)
-    back = tuple(digest for digest, since_s in known.items() if since_s is not None and digest in listed)
+    listed = _listed(store, anchor)
+    with db.read() as conn:
+        known = _known(conn)
     with tempfile.TemporaryDirectory() as scratch:
+        rows = {
+            digest: _row(found, _manifest(store, found, Path(scratch)), signed_by, now_s)
+            for digest, (found, signed_by) in listed.items()
+            if digest not in known
+        }
+    if not rows and all((since_s is None) == (digest in listed) for digest, since_s in known.items()):
+        return Synced()
+    with db.write() as conn:
+        known = _known(conn)
+        added = tuple(digest for digest in rows if digest not in known)
+        revoked = tuple(digest for digest, since_s in known.items() if since_s is None and digest not in listed)
+        back = tuple(digest for digest, since_s in known.items() if since_s is not None and digest in listed)
         for digest in added:
-            manifest = _manifest(store, listed[digest], Path(scratch))
-            row = _row(listed[digest], manifest, signed_by[digest], now_s)
-            conn.execute(insert(table).values(**row))
-    _mark(conn, revoked, now_s)
-    _mark(conn, back, None)
-    if added or revoked or back:
+            conn.execute(insert(table).values(**rows[digest]))
+        _mark(conn, revoked, now_s)
+        _mark(conn, back, None)
         serial.bump(conn, now_s)
     return Synced(added, revoked, back)
+
+
+def _listed(store: Objects, anchor: bytes | None) -> dict[str, tuple[Release, str]]:
+    """Digest → what the registry lists, and the key that signed it."""
+    state = read(store, anchor)
+    found: dict[str, tuple[Release, str]] = {}
+    for task in state.tasks():
+        metadata = state.roles[role_of(task)]
+        signed_by = ", ".join(f"key {short(key)}" for key in sorted(metadata.signatures))
+        for release in read_releases(task, metadata.signed.targets):
+            found[release.sha256] = (release, signed_by)
+    return found
+
+
+def _known(conn: Connection) -> dict[str, float | None]:
+    """Digest → since when it is taken back."""
+    return {row.digest: row.revoked_s for row in conn.execute(select(table.c.digest, table.c.revoked_s))}
 
 
 def trace(

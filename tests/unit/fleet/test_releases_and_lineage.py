@@ -60,8 +60,8 @@ def registry(tmp_path: Path) -> Registry:
 
 def test_the_table_follows_the_registry(database: Database, registry: Registry) -> None:  # noqa: F811
     large, small = registry.publish(1, "large", "small")
-    with database.write() as conn:
-        synced = sync(conn, registry.store, 10.0, anchor=registry.anchor)
+    synced = sync(database, registry.store, 10.0, anchor=registry.anchor)
+    with database.read() as conn:
         assert set(synced.added) == {large.digest, small.digest}
         rows = {row.digest: row for row in conn.execute(select(release))}
         row = rows[large.digest]
@@ -70,12 +70,11 @@ def test_the_table_follows_the_registry(database: Database, registry: Registry) 
         assert row.fit["runtimes"] == ["litert"]
         assert row.size_bytes == large.path.stat().st_size
         assert row.approved_by.startswith("key ")
-    with database.write() as conn:
-        assert sync(conn, registry.store, 11.0, anchor=registry.anchor) == type(synced)()
+    assert sync(database, registry.store, 11.0, anchor=registry.anchor) == type(synced)()
     registry.publish(2, "large")
     revoke_release(registry.store, registry.ring, "gestures", 1, NOW, anchor=registry.anchor)
+    synced = sync(database, registry.store, 12.0, anchor=registry.anchor)
     with database.write() as conn:
-        synced = sync(conn, registry.store, 12.0, anchor=registry.anchor)
         assert (len(synced.added), set(synced.revoked)) == (1, {large.digest, small.digest})
         offers, known = load_offers(conn)
         assert set(offers) == {("gestures", 2)}
@@ -86,15 +85,15 @@ def test_the_table_follows_the_registry(database: Database, registry: Registry) 
 
 
 def test_a_registry_that_somebody_changed_changes_nothing(database: Database, registry: Registry) -> None:  # noqa: F811
-    with pytest.raises(RegistryError), database.write() as conn:
-        sync(conn, Store(registry.folder / "nowhere"), 10.0)
+    with pytest.raises(RegistryError):
+        sync(database, Store(registry.folder / "nowhere"), 10.0)
     registry.publish(1, "large")
     stamp = registry.folder / "registry" / "metadata" / "timestamp.json"
     content = json.loads(stamp.read_text())
     content["signed"]["version"] += 1
     stamp.write_text(json.dumps(content))
-    with pytest.raises(TrustError), database.write() as conn:
-        sync(conn, registry.store, 10.0, anchor=registry.anchor)
+    with pytest.raises(TrustError):
+        sync(database, registry.store, 10.0, anchor=registry.anchor)
     with database.read() as conn:
         assert conn.execute(select(release)).all() == []
 
@@ -102,8 +101,8 @@ def test_a_registry_that_somebody_changed_changes_nothing(database: Database, re
 def live(database: Database, registry: Registry) -> list[Made]:  # noqa: F811
     """Three versions that answered on one node: the first was replaced, the second given up."""
     made = [*registry.publish(1, "large"), *registry.publish(2, "large"), *registry.publish(3, "large")]
+    sync(database, registry.store, 10.0, anchor=registry.anchor)
     with database.write() as conn:
-        sync(conn, registry.store, 10.0, anchor=registry.anchor)
         conn.execute(
             insert(node).values(
                 id="ab12", name="gate-3", tags={}, state="active", why="", facts={}, enrolled_s=1.0, status={}, beats=1
@@ -173,8 +172,7 @@ def test_the_command_line_shows_it(tmp_path: Path, registry: Registry, capsys: p
     opened = open_database(f"sqlite:///{core / 'core.sqlite'}", create=True)
     made = live(opened, registry)
     registry.publish(4, "large")
-    with opened.write() as conn:
-        sync(conn, registry.store, 400.0, anchor=registry.anchor)
+    sync(opened, registry.store, 400.0, anchor=registry.anchor)
     opened.close()
     assert main(["lineage", "gate-3", "--core", str(core)]) == 0
     shown = capsys.readouterr().out
