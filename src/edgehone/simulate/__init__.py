@@ -1,0 +1,1 @@
+"""A fleet on one machine: devices whose world changes by a script, nodes that are real processes, and a clock."""
