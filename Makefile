@@ -48,12 +48,17 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.dev ## run the benchmarks that need no extra data; results go to benchmarks/results
 	@$(BIN)/python benchmarks/conversion.py
 	@$(BIN)/python benchmarks/latency_table.py
+	@$(BIN)/python benchmarks/predict.py
+	@$(BIN)/python benchmarks/serving.py
+	@$(BIN)/python benchmarks/deltas.py
+	@$(BIN)/python benchmarks/drift.py
 
 # Debian packages that tests use; installed when we may, named when we may not.
 system-packages:
-	@for package in chromium dataset-fashion-mnist mosquitto strace; do \
+	@for package in chromium dataset-fashion-mnist mosquitto postgresql strace; do \
 	  command -v $$package >/dev/null && continue; \
 	  test -d /usr/share/datasets/$${package#dataset-} && continue; \
+	  test -d /usr/lib/$$package && continue; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $$package for the tests"; \
 	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null && continue; \
