@@ -50,11 +50,11 @@ class Front:
         people: the FastAPI application behind it.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, dashboard: bool = True) -> None:
         self._core = core
         self._nodes = NodeApi(core)
         self._registry = StaticFiles(directory=core.place.registry, check_dir=False)
-        self.people = people_app(core)
+        self.people = people_app(core, dashboard=dashboard)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See ASGI 3."""
@@ -100,8 +100,8 @@ class Front:
         await self.people(scope, _bounded(receive, most), _hardened(send))
 
 
-def people_app(core: Core) -> FastAPI:
-    """The FastAPI application of people and their programs, the dashboard included where it is installed."""
+def people_app(core: Core, *, dashboard: bool = True) -> FastAPI:
+    """The FastAPI application of people and their programs, with the dashboard or without."""
     app = FastAPI(
         title="edgehone core", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         separate_input_output_schemas=False,
@@ -114,9 +114,8 @@ def people_app(core: Core) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_defect)
-    if importlib.util.find_spec("edgehone.service.dashboard") is not None:
-        dashboard = importlib.import_module("edgehone.service.dashboard")
-        dashboard.attach(app, core)
+    if dashboard and importlib.util.find_spec("edgehone.service.dashboard") is not None:
+        importlib.import_module("edgehone.service.dashboard").attach(app, core)
     return app
 
 

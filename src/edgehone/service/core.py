@@ -36,6 +36,7 @@ from edgehone.service.settings import Place
 from edgehone.service.wake import Waker
 from edgehone.service.wishes import Remembered
 from edgehone.service.writing import Writer
+from edgehone_agent.errors import EdgehoneError
 
 _DAY = 86_400.0
 
@@ -100,9 +101,13 @@ class Core:
         """
         authority = Authority.load(place.authority)
         database = open_database(place.database_url)
+        try:
+            blobs = open_blobs(place.blobs_url)
+        except EdgehoneError:
+            database.close()
+            raise
         core = cls(
-            place, database, open_blobs(place.blobs_url), authority,
-            limits=limits or Limits(), clock=clock, wishes=wishes or told,
+            place, database, blobs, authority, limits=limits or Limits(), clock=clock, wishes=wishes or told
         )  # fmt: skip
         core.refresh_standing()
         return core
@@ -150,9 +155,13 @@ class Core:
         if before is not None and now != before:
             self.waker.wake()
 
-    async def close(self) -> None:
-        """Write what waits and close everything. The listener is closed before."""
+    def end_streams(self) -> None:
+        """End all answers that have no end of their own."""
         self.stopping.set()
         self.waker.close()
+
+    async def close(self) -> None:
+        """Write what waits and close everything. The listener is closed before."""
+        self.end_streams()
         await asyncio.to_thread(self.writer.close)
         self.database.close()

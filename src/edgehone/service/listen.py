@@ -41,6 +41,8 @@ _BACKLOG = 4096
 _ACCEPTS = 64  # at once, before running requests get their turn
 _TLS_HANDSHAKE = b"\x16"
 _SWEEP_S = 1.0
+_GOODBYE_S = 0.2
+_SHUTDOWN_S = 5.0  # for a client to say goodbye in TLS
 _OUTSIDE = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 38\r\nconnection: close\r\n\r\n"
     b"this port speaks TLS; write https://\r\n"
@@ -202,13 +204,21 @@ class Door:
             request.cancel()
         await asyncio.gather(*rest, *self._arriving, return_exceptions=True)
         for connection in list(self._open):
-            connection.transport.close()
-        await asyncio.sleep(0.05)  # TLS says goodbye
+            if not connection.transport.is_closing():  # closing twice would make abort below do nothing
+                connection.transport.close()
+        await self._until_empty(_GOODBYE_S)  # TLS says goodbye
         for connection in list(self._open):
             connection.transport.abort()
+        await self._until_empty(_GOODBYE_S)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    async def _until_empty(self, most_s: float) -> None:
+        deadline_s = self.loop.time() + most_s
+        while self._open and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # the sockets themselves
 
     @property
     def connections(self) -> int:
@@ -263,7 +273,11 @@ class Door:
                 first = await self._first_byte(client)
             if first == _TLS_HANDSHAKE:
                 await self.loop.connect_accepted_socket(
-                    lambda: Connection(self), client, ssl=self._context, ssl_handshake_timeout=self.limits.handshake_s
+                    lambda: Connection(self),
+                    client,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self.limits.handshake_s,
+                    ssl_shutdown_timeout=_SHUTDOWN_S,
                 )
             elif first and is_loopback(host):
                 await self.loop.connect_accepted_socket(lambda: Connection(self), client)

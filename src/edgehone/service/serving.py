@@ -36,6 +36,7 @@ async def serve(
     ready: Callable[[tuple[tuple[str, int], ...]], None] | None = None,
     stop: asyncio.Event | None = None,
     jobs: Sequence[Job] = (),
+    dashboard: bool = True,
 ) -> None:
     """Serve a core until a signal or `stop`.
 
@@ -46,39 +47,37 @@ async def serve(
         ready: called with host and port of each listener once they are open.
         stop: set it to end; None for signals alone.
         jobs: besides those of every core.
+        dashboard: False leaves it out.
 
     Raises:
         ConfigError, StateError: the folder, an address or the database cannot be used.
     """
     _allow_files()
     stopping = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
     lock = take_lock(place.folder / "run")
     if lock is None:
         raise StateError("another process serves this core", where=str(place.folder), do="stop it first")
-    try:
+    async with contextlib.AsyncExitStack() as open_things:
+        open_things.callback(lock.release)
         core = await Core.open(place, limits=limits)
-        front = Front(core)
+        open_things.push_async_callback(core.close)
+        front = Front(core, dashboard=dashboard)
         door = Door(front, core.tls(), core.limits)
+        open_things.push_async_callback(door.close)
         front.people.state.door = door
-        loop = asyncio.get_running_loop()
-        with contextlib.ExitStack() as signals:
-            for one in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: only `stop` ends it
-                    loop.add_signal_handler(one, stopping.set)
-                    signals.callback(loop.remove_signal_handler, one)
-            bound = await door.open([parse_address(text) for text in listen or place.settings.listen])
-            running = Jobs(core, (*core_jobs(), *jobs))
-            if ready is not None:
-                ready(bound)
-            await stopping.wait()
-            _LOG.info("stopping")
-            core.stopping.set()
-            core.waker.close()
-            await door.close()
-            await asyncio.to_thread(running.close)
-            await core.close()
-    finally:
-        lock.release()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: only `stop` ends it
+                loop.add_signal_handler(one, stopping.set)
+                open_things.callback(loop.remove_signal_handler, one)
+        bound = await door.open([parse_address(text) for text in listen or place.settings.listen])
+        running = Jobs(core, (*core_jobs(), *jobs))
+        open_things.push_async_callback(asyncio.to_thread, running.close)
+        if ready is not None:
+            ready(bound)
+        await stopping.wait()
+        _LOG.info("stopping")
+        core.end_streams()
 
 
 def _allow_files() -> None:

@@ -499,15 +499,16 @@ def _check_task(fields: Fields, name: str) -> None:
 
 
 def _facts(fields: Fields) -> dict[str, Any]:
-    """Machine, runtimes, memory and agent of a node; what else it says about itself is left out."""
+    """Machine, runtimes, memory and agent of a node, those that it gives; what else it says of itself is left out."""
     inner = Fields(fields.mapping("facts", {}, most=32), "facts")
     memory = inner.data.get("memory_bytes")
     found: dict[str, Any] = {
-        "machine": prose(inner, "machine") or "",
+        "machine": prose(inner, "machine"),
         "runtimes": list(inner.texts("runtimes", [], most=32)),
         "memory_bytes": None if memory is None else inner.whole("memory_bytes", 0, 1 << 50),
+        "agent": inner.text("agent", "", longest=40),
     }
-    return found | ({"agent": inner.text("agent", longest=40)} if "agent" in inner.data else {})
+    return {name: value for name, value in found.items() if name in inner.data}
 
 
 def _optional_version(fields: Fields, name: str) -> int | None:
