@@ -90,7 +90,7 @@ def run_uvicorn(file: Path, unix: str, ready: Any) -> None:
 def http_request(body: bytes, json_length: int | None, task: str = "tiny") -> bytes:
     """An infer request for a keep-alive connection."""
     extra = "" if json_length is None else f"Inference-Header-Content-Length: {json_length}\r\n"
-    head = f"POST /v2/models/{task}/infer HTTP/1.1\r\nHost: node\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
+    head = f"POST /v2/models/{task}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
     return head.encode() + body
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,55 @@ def test_who_offers_another_protocol_is_answered_in_this_one(start: Start, conne
     assert (status, b"use HTTP/1.1 alone" in body) == (400, True)
 
 
-def test_head_has_no_body(start: Start, connect: Connect) -> None:
+@pytest.mark.parametrize(("path", "status"), [("/v2", 200), ("/metrics", 200), ("/none", 404), (INFER, 405)])
+def test_head_is_answered_as_get_without_the_body(start: Start, connect: Connect, path: str, status: int) -> None:
     client = connect(start()[0])
-    client.send(b"HEAD /v2 HTTP/1.1\r\nConnection: close\r\n\r\n")
-    assert client._file.read().endswith(b"\r\n\r\n")
+    client.send(f"HEAD {path} HTTP/1.1\r\n\r\nHEAD {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    first, second, rest = client._file.read().split(b"\r\n\r\n")
+    for head in (first, second):
+        assert head.startswith(f"HTTP/1.1 {status} ".encode()) and b"Content-Length: 0" not in head
+    assert rest == b""
+
+
+def test_a_whole_address_in_the_request_line_is_its_path(start: Start, connect: Connect) -> None:
+    client = connect(start()[0])
+    for target in ("http://node/v2/health/live", "HTTPS://node:1/v2/health/live?a=/b", "/v2/health/live?c=%2F"):
+        client.send(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+        assert client.read()[0] == 200
+    client.send(b"GET http://node HTTP/1.1\r\n\r\n")
+    assert client.read()[0] == 404
+
+
+@pytest.mark.parametrize("name", ["Content-Encoding", "Inference-Header-Content-Length"])
+def test_a_header_that_counts_comes_once(start: Start, connect: Connect, name: str) -> None:
+    client = connect(start()[0])
+    client.send(f"POST {INFER} HTTP/1.1\r\n{name}: 0\r\n{name.lower()}: 0\r\nContent-Length: 80\r\n\r\n".encode() + RAW)
+    status, headers, body = client.read()
+    assert (status, headers["connection"], b"twice" in body) == (400, "close", True)
+
+
+def test_a_host_that_a_name_server_could_lead_here_is_refused(start: Start, connect: Connect, tmp_path: Path) -> None:
+    tcp, unix = start("127.0.0.1:0", f"unix:{tmp_path}/s")
+    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "10.1.2.3"):
+        assert connect(tcp).ask("GET", "/v2", Host=host)[0] == 200
+    for host in ("evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", "a@localhost"):
+        status, headers, _ = connect(tcp).ask("GET", "/v2", Host=host)
+        assert (status, headers["connection"]) == (403, "close")
+    assert connect(unix).ask("GET", "/v2", Host="node")[0] == 200
+
+
+def test_who_asks_before_it_sends_is_told_to_in_its_turn(start: Start, connect: Connect) -> None:
+    client = connect(start()[0])
+    head = (
+        f"POST {INFER} HTTP/1.1\r\nExpect: 100-continue\r\nInference-Header-Content-Length: 0\r\nContent-Length: 80\r\n"
+    )
+    client.send(b"GET /status HTTP/1.1\r\n\r\n" + head.encode() + b"\r\n")  # the first is answered on a lane
+    assert client.read()[0] == 200
+    assert client._file.readline() + client._file.readline() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(RAW)
+    assert client.read()[0] == 200
+    client.send(head.encode() + b"\r\n" + RAW)  # it did not wait, so there is nothing to tell
+    assert client.read()[0] == 200
 
 
 def test_a_client_that_has_closed_its_side_still_gets_its_answer(
@@ -161,6 +207,19 @@ def test_a_client_that_does_not_read_is_cut(host: FileHost, start: Start, connec
             except BlockingIOError:
                 time.sleep(0.01)
     assert connect(address).ask("GET", "/v2/health/live")[0] == 200
+
+
+def test_who_leaves_little_unread_does_not_stay_either(start: Start, connect: Connect, tmp_path: Path) -> None:
+    address = start(f"unix:{tmp_path}/s", limits=Limits(idle_timeout_s=0.5))[0]
+    client = connect(address)
+    client.socket.settimeout(10)
+    for _ in range(20):  # more than the system buffers and less than what asyncio calls too much
+        client.send(LIVE * 25)
+        time.sleep(0.01)
+    until = time.monotonic() + 8
+    while b"edgehone_http_connections 1\n" not in connect(address).ask("GET", "/metrics", Connection="close")[2]:
+        assert time.monotonic() < until, "the connection stays open"
+        time.sleep(0.1)
 
 
 def test_one_connection_too_many_is_told_so(start: Start, connect: Connect) -> None:

@@ -7,7 +7,10 @@ A connection is idle, reading a head, reading a body, or discarding what still c
   its length (411): chunks could not be refused in time, and no client of the protocol sends them.
 - After a refusal the client may still be sending. Closing right away would make the system throw the refusal away with
   it, so what comes is read and dropped for up to `_LINGER_S`.
-- A page of a browser (it sends Origin) is refused: any web site could otherwise reach the loopback interface.
+- A page of a browser (it sends Origin) is refused: any web site could otherwise reach the loopback interface. So is a
+  name of a host that a name server could let lead here, for a page that does not have to send Origin: on TCP without
+  TLS, Host is an address or localhost.
+- A header that means something here and comes twice is refused: who stands in between may read the other one.
 
 httptools does the parsing. This class takes the place of uvicorn, which bounds neither heads nor slow clients, and
 takes almost twice as long per request, more than the budget: benchmarks/serving.py runs both.
@@ -19,12 +22,12 @@ import asyncio
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import httptools
 
 from edgehone_agent.errors import BusyError, InputError
 from edgehone_agent.serve.limits import Limits
+from edgehone_agent.serve.listen import leads_here
 from edgehone_agent.serve.routes import Request, Response, Routes, refusal
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_last = False  # after what is waiting, close
         self._can_write = True
+        self._checks_host = False
         self._refusal: Response | None = None
         self._state = _IDLE
         self._begin()
@@ -75,6 +79,8 @@ class Connection(asyncio.Protocol):
         """A client is there."""
         self.was_opened = True
         self._transport = transport  # type: ignore[assignment]  # sockets have a Transport
+        is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
+        self._checks_host = is_tcp and transport.get_extra_info("sslcontext") is None
         self._server.opened(self)
         self._allow(self._limits.idle_timeout_s)
         if not self._is_welcome:
@@ -141,6 +147,8 @@ class Connection(asyncio.Protocol):
         self._bound_head(self._head_bytes)
         name = name.lower()
         if name in _KEPT:
+            if name in self._headers:
+                self._deny(400, f"{name.decode()} is given twice")
             self._headers[name] = value
         elif name == b"content-length":
             self._length = int(value)  # the parser has seen that these are digits
@@ -150,8 +158,11 @@ class Connection(asyncio.Protocol):
             self._deny(411, "send a Content-Length instead of chunks")
         elif name == b"origin":
             self._deny(403, "pages of a browser may not ask this server")
+        elif name == b"host":
+            if self._checks_host and not leads_here(value.decode("latin-1")):
+                self._deny(403, "Host is neither an address nor localhost; a proxy in front of the node sets it")
         elif name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
+            self._expects_continue = self._parser.get_http_version() != "1.0"
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -159,8 +170,6 @@ class Connection(asyncio.Protocol):
             self._deny(400, "a request with a body cannot offer another protocol; use HTTP/1.1 alone")
         self._state = _BODY
         self._allow(self._limits.body_timeout_s)
-        if self._expects_continue and self._refusal is None and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -179,11 +188,10 @@ class Connection(asyncio.Protocol):
         if len(self._waiting) >= _MAX_PIPELINED:
             self._deny(503, f"more than {_MAX_PIPELINED} requests were sent ahead", BusyError.code)
             return
-        path = self._url.partition(b"?")[0].decode("latin-1")
         self._waiting.append(
             Request(
                 self._parser.get_method().decode(),
-                unquote(path) if "%" in path else path,
+                _path(self._url.decode("latin-1")),
                 self._headers,
                 self._body[0] if len(self._body) == 1 else b"".join(self._body),
                 self._parser.should_keep_alive(),
@@ -203,8 +211,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif self._state in (_HEAD, _BODY):
             self._refuse(refusal(408, "the rest of the request did not come in time"))
+        elif self._transport.is_closing():  # and the client does not take the rest of its answer
+            self._transport.abort()
         else:
             self._transport.close()
+            self._allow(_LINGER_S)
 
     def drain(self) -> None:
         """Close as soon as nothing is under way."""
@@ -228,6 +239,9 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None and not self._waiting and not self._is_busy:
             self._refuse(self._refusal)
             return
+        if self._expects_continue and self._state == _BODY and not self._waiting and not self._is_busy:
+            self._expects_continue = False  # now that those before it are answered, and if no body came meanwhile
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         must_pause = self._is_busy or bool(self._waiting) or not self._can_write
         if must_pause != self._is_paused:
             self._is_paused = must_pause
@@ -304,3 +318,15 @@ class Connection(asyncio.Protocol):
 
     def _release(self, size: int) -> None:
         self._server.hold(-size)
+
+
+def _path(url: str) -> str:
+    """The path of a request line's target, as it was sent; a whole address ("http://node/v2") has one too.
+
+    Source: RFC 9112, section 3.2.2.
+    """
+    if not url.startswith("/"):
+        scheme, mark, rest = url.partition("://")
+        if mark and scheme.lower() in ("http", "https"):
+            url = "/" + rest.partition("/")[2]
+    return url.partition("?")[0]

@@ -34,6 +34,15 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is given in numbers."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
@@ -77,6 +86,13 @@ def parse_addresses(listen: Sequence[str], *, has_tls: bool) -> tuple[Address, .
                 do="set the node's certificate, its key and client_ca, or listen on 127.0.0.1 or a Unix socket",
             )
     return addresses
+
+
+def leads_here(host: str) -> bool:
+    """Whether a Host header is one that no name server can change: an address or localhost, with or without a port."""
+    name = host.strip()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return name.lower() == "localhost" or Address(name).is_address
 
 
 def open_listener(address: Address) -> socket.socket:

@@ -6,6 +6,8 @@
     POST /v2/models/{task}/feedback                                      on a lane: it waits for the disk
     GET  /metrics  /status                                               on a lane of their own
 
+HEAD is answered wherever GET is. A path is split before its percent signs are read: "%2F" is a part of a name.
+
 Errors become JSON {"error": one line, "code": "EH100"}: 400 what the caller got wrong, 404 no such path, model or
 version, 405 wrong method, 413 too long, 429 this model's queue is full, 503 the node is
 full or the model cannot answer. 429 and 503 carry Retry-After. Anything else that the host raises is a defect.
@@ -22,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from edgehone_agent import __version__
 from edgehone_agent.errors import BusyError, EdgehoneError, InputError
@@ -41,7 +44,7 @@ _JSON_BYTES_PER_VALUE = 24  # a float32 in JSON, at most
 
 @dataclass(slots=True)
 class Request:
-    """A whole request. Names of headers are lower case; `keep_alive` is what the client asked for."""
+    """A whole request: the path as it was sent, names of headers in lower case, what the client asked for."""
 
     method: str
     path: str
@@ -118,13 +121,13 @@ class Routes:
         self._side.close()
 
     def _route(self, request: Request) -> tuple[str, Answered]:
-        parts = request.path.split("/")[1:]
+        parts = [unquote(part) if "%" in part else part for part in request.path.split("/")[1:]]
         name, wanted, act = self._find(parts, request)
         if act is None:
             return name, refusal(404, f"there is nothing at {request.path[:200]}")
-        if request.method != wanted:
-            text = f"{request.path[:200]} takes {wanted}"
-            return name, Response(405, refusal(405, text).body, headers=(("Allow", wanted),))
+        if request.method != wanted and (request.method, wanted) != ("HEAD", "GET"):
+            text, allowed = f"{request.path[:200]} takes {wanted}", "GET, HEAD" if wanted == "GET" else wanted
+            return name, Response(405, refusal(405, text).body, headers=(("Allow", allowed),))
         return name, _guarded(act)
 
     def _find(self, parts: list[str], request: Request) -> tuple[str, str, Callable[[], Answered] | None]:
