@@ -20,6 +20,7 @@ import logging
 import math
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -40,6 +41,7 @@ _LOG = logging.getLogger("edgehone.core")
 _BACKLOG = 4096
 _ACCEPTS = 64  # at once, before running requests get their turn
 _TLS_HANDSHAKE = b"\x16"
+_RECORD_BYTES = 16 << 10
 _SWEEP_S = 1.0
 _GOODBYE_S = 0.2
 _SHUTDOWN_S = 5.0  # for a client to say goodbye in TLS
@@ -78,6 +80,15 @@ def tls_context(cert: Path, key: Path, authority: Path) -> ssl.SSLContext:
     load_certificate(context, cert, key)
     load_authorities(context, authority)
     return context
+
+
+def shrink_buffers() -> None:
+    """Let asyncio's TLS keep 16 kB for each connection instead of 256 kB. It holds for the whole process.
+
+    asyncio clears a buffer of `max_size` for each connection, so all of it is memory: 1.3 GB for 5,000 idle streams. A
+    TLS record has at most 16 kB, so a larger one saves nothing where requests are short.
+    """
+    SSLProtocol.max_size = _RECORD_BYTES
 
 
 class Connection(HttpToolsProtocol):

@@ -19,7 +19,7 @@ from edgehone.service.app import Front
 from edgehone.service.core import Core
 from edgehone.service.jobs import Job, Jobs, core_jobs
 from edgehone.service.limits import Limits
-from edgehone.service.listen import Door
+from edgehone.service.listen import Door, shrink_buffers
 from edgehone.service.settings import Place
 from edgehone_agent.errors import StateError
 from edgehone_agent.lock import take_lock
@@ -53,6 +53,7 @@ async def serve(
         ConfigError, StateError: the folder, an address or the database cannot be used.
     """
     _allow_files()
+    shrink_buffers()
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     lock = take_lock(place.folder / "run")
