@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from edgehone_agent.watch.channels import Channels, bins_of
 from edgehone_agent.watch.labels import Answered
 from edgehone_agent.wire.card import BINS, Card, Origin
 from edgehone_agent.wire.manifest import Manifest
+
+if TYPE_CHECKING:
+    from edgehone_agent.uplink.shadow import Shadow
 
 Array = NDArray[np.float32]
 
@@ -124,6 +127,7 @@ class Feed:
         labels_file: Path | None = None,
     ) -> None:
         self.watcher, self.labels = watcher, labels
+        self.shadow: Shadow | None = None  # answers the same readings, unseen
         self.digest = digest
         self.are_probabilities = None if card is None else card.probabilities
         self.output_rank = len(manifest.output.shape)
@@ -202,6 +206,9 @@ class Feed:
         """
         if self.labels is None or self._answers is None:
             return False
+        shadow = self.shadow
+        if shadow is not None:
+            shadow.judge(event)
         with self._judging:
             level = self.labels.level
             if not told.is_captured:
@@ -259,12 +266,13 @@ class Feed:
         if not at_once and now_s - self._saved_at_s < SAVE_EVERY_S:
             return
         self._saved_at_s = now_s
+        with self._looking:
+            content = self.watcher.to_bytes()
+            self._is_saved = True  # what is seen while it is written is not
         try:
-            with self._looking:
-                content = self.watcher.to_bytes()
             durable.write_bytes(self._file, content)
-            self._is_saved = True
         except StateError as error:
+            self._is_saved = False
             self.fault = str(error)
 
     def _save_labels(self) -> None:
@@ -292,17 +300,22 @@ class Feed:
             if self.watcher is not None:
                 with self._looking:
                     self.watcher.observe(x, y, embedding)
-                self._is_saved = False
+                    self._is_saved = False
         except EdgehoneError as error:
             self.fault = str(error)
+        shadow = self.shadow
+        if self._capture is None and shadow is None:
+            return
+        ids = [name for seen in chunk for name in row_ids(seen.id or self._new_id(), len(seen.x))]
         if self._capture is not None:
-            self._offer(chunk, x, y, embedding)
+            self._offer(ids, x, y, embedding)
+        if shadow is not None:
+            shadow.look(ids, x, y)
 
-    def _offer(self, chunk: list[_Seen], x: Array, y: Array, embedding: Array | None) -> None:
+    def _offer(self, ids: Sequence[str], x: Array, y: Array, embedding: Array | None) -> None:
         """Offer every row, with uncertainty times distance to the card as what it would teach."""
         if self._capture is None:
             return
-        ids = [name for seen in chunk for name in row_ids(seen.id or self._new_id(), len(seen.x))]
         doubt = uncertainty(y, self._manifest, self.are_probabilities)
         if self._distance is not None:
             doubt = doubt * self._distance(x, y, embedding)

@@ -222,3 +222,13 @@ def test_no_bytes_break_the_reader(sound: Path, tmp_path: Path, changes: list[tu
     file = tmp_path / "any"
     file.write_bytes(content[: end % len(content)])
     assert sum(1 for _ in rows_of(file)) < 100_000
+
+
+def test_a_database_from_before_answers_were_remembered_is_used_on(sound: Path, tmp_path: Path) -> None:
+    folder = copied(sound, tmp_path / "c", lambda content: None)
+    with sqlite3.connect(folder / "capture.sqlite") as connection:
+        connection.execute("DROP TABLE answer")
+    connection.close()
+    with opened(folder) as capture:
+        told = capture.feedback({"id": "n", "prediction_id": "p600", "kind": "confirm"})
+        assert told.is_first and not told.is_captured and capture.stats()["put_aside"] == []

@@ -13,7 +13,7 @@ import pytest
 
 from edgehone.bundle.card import build_card
 from edgehone.testing.bundles import LABELS, Made, write_bundle
-from edgehone_agent import Node
+from edgehone_agent import Node, durable
 from edgehone_agent.bundle import open_bundle
 from edgehone_agent.capture import Capture
 from edgehone_agent.errors import BundleError, InputError, MissingExtraError, StateError
@@ -253,6 +253,30 @@ def test_the_watch_sees_a_shift_and_a_restart_forgets_nothing(tmp_path: Path, wa
         assert node.evidence()[TASK]["rows"] == 0
     with Node(tmp_path, watch=False) as node:
         assert node.evidence() == {} and node.status()["tasks"][TASK]["watch"] is None
+
+
+def test_what_is_seen_while_the_state_is_written_is_kept(
+    tmp_path: Path, watched: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = durable.write_bytes
+    with Node(tmp_path, tasks=[TASK]) as node:
+        node.install(TASK, watched.path)
+        ask_for(node, 100, 0.0)
+        feed = node._live[TASK].feed
+        assert feed is not None
+        feed.save(0.0, at_once=True)
+
+        def slow(path: Path, content: bytes) -> None:
+            write(path, content)
+            if path.name == f"{TASK}.bin":
+                monkeypatch.setattr(durable, "write_bytes", write)
+                ask_for(node, 200, 0.0)
+
+        ask_for(node, 100, 0.0)
+        monkeypatch.setattr(durable, "write_bytes", slow)
+        feed.save(0.0, at_once=True)
+    with Node(tmp_path) as node:
+        assert node.evidence()[TASK]["rows"] == 400
 
 
 def test_a_card_of_another_model_is_not_used(tmp_path: Path, watched: Made) -> None:
