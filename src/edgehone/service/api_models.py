@@ -13,7 +13,7 @@ Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0
 Words = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,300}$")]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=1000)]
-Tags = Annotated[dict[Tag, Tag], Field(max_length=32)]
+Tags = Annotated[dict[Tag, Tag], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
 Life = Annotated[float, Field(ge=60, le=30 * 86_400)]
 LongLife = Annotated[float, Field(ge=60, le=3650 * 86_400)]
 
