@@ -20,8 +20,9 @@ from edgehone.testing.cores import CoreNode, make_core, new_token
 class RunningCore:
     """A core in a thread."""
 
-    def __init__(self, place: Place, limits: Limits) -> None:
+    def __init__(self, place: Place, limits: Limits, listen: str) -> None:
         self.place = place
+        self._listen = listen
         self.port = 0
         self.error: BaseException | None = None
         self._started = threading.Event()
@@ -49,7 +50,7 @@ class RunningCore:
             self.port = bound[0][1]
             self._started.set()
 
-        await serve(self.place, listen=["127.0.0.1:0"], limits=limits, ready=ready, stop=self._stop, dashboard=False)
+        await serve(self.place, listen=[self._listen], limits=limits, ready=ready, stop=self._stop, dashboard=False)
 
     def node(self, folder: Path, **token: Any) -> CoreNode:
         """An enrolled node."""
@@ -80,8 +81,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningCore]]:
     """Start cores: `start()`, `start(limits=Limits(...))`, `start(place=...)`."""
     running: list[RunningCore] = []
 
-    def one(place: Place | None = None, limits: Limits | None = None, **core: Any) -> RunningCore:
-        made = RunningCore(place or make_core(tmp_path / f"core-{len(running)}", **core), limits or Limits())
+    def one(
+        place: Place | None = None, limits: Limits | None = None, listen: str = "127.0.0.1:0", **core: Any
+    ) -> RunningCore:
+        made = RunningCore(place or make_core(tmp_path / f"core-{len(running)}", **core), limits or Limits(), listen)
         running.append(made)
         return made
 
