@@ -1,0 +1,251 @@
+"""What the loop sees of a task at one moment: plain values, and the reading of them.
+
+Rules:
+- Of a node the newest evidence about the bundle that it serves now counts. Evidence about another bundle says nothing
+  about this one.
+- Labels are feedback that is not put aside, joined with the sample that it is about; see `trust.settle`.
+- A node that is quarantined or revoked is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from edgehone.fleet.cohorts import cohort_of, load_cohorts
+from edgehone.fleet.nodes import ACTIVE
+from edgehone.loop.policy import LoopPolicy
+from edgehone.loop.trust import Settled
+from edgehone.records.tables import dataset, evidence, node, release
+from edgehone.records.tables import round as round_table
+from edgehone_agent.wire.card import BINS, MISSING
+
+ENDED = ("done", "refused", "failed", "aborted")
+OUTPUTS = ("confidence", "entropy", "predicted class", "output", "reconstruction")
+WEEK_S = 7 * 86_400.0
+STUCK_SHARE = 0.95  # of the rows of a channel in one bin that is no outer one: a sensor that has stopped
+MISSING_SHARE = 0.5
+FAULT_ROWS = 64
+_PROOF = 11.5  # log of 1e5: what the watch's second level asks for, too
+
+
+@dataclass(frozen=True)
+class NodeSight:
+    """A node as its last evidence shows it.
+
+    Attributes:
+        node, cohort: who.
+        watch_level, risk_level: 0 to 3.
+        channel, direction: that says most, and which way it moved.
+        is_output: that channel looks at the model's answers.
+        rows: it has looked at.
+        fault: what is wrong with a sensor, in words; "" for nothing.
+        evidence: id of the row.
+    """
+
+    node: str
+    cohort: str
+    watch_level: int = 0
+    risk_level: int = 0
+    channel: str = ""
+    direction: str = ""
+    is_output: bool = False
+    rows: int = 0
+    fault: str = ""
+    evidence: int = 0
+
+
+@dataclass(frozen=True)
+class LabelSight:
+    """What labels are there.
+
+    Attributes:
+        usable: labels that may teach, in classes that have enough of them.
+        short: classes with too few, with how many they have.
+        new: usable ones that came since the last dataset version.
+        corrected: of the new ones, those that contradict the model.
+        audited, audited_wrong: labels of uniformly drawn answers of the present model, and wrong answers among them.
+        baseline: share of errors that was measured for it; None where that is not known.
+        unknown: name of a class that the model does not know → labels.
+    """
+
+    usable: int = 0
+    short: Mapping[str, int] = field(default_factory=dict)
+    new: int = 0
+    corrected: int = 0
+    audited: int = 0
+    audited_wrong: int = 0
+    baseline: float | None = None
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A task at one moment.
+
+    Attributes:
+        task: its name.
+        now_s: the core's clock.
+        nodes: that report it.
+        labels: that are there.
+        since_s: when it was last trained anew, or first released; None for never.
+        ended_s: when its last round ended.
+        rounds_this_week: that began in the last seven days.
+        is_running: a round has not ended.
+        asked: who asked for a round by hand; "" for nobody.
+    """
+
+    task: str
+    now_s: float
+    nodes: tuple[NodeSight, ...] = ()
+    labels: LabelSight = field(default_factory=LabelSight)
+    since_s: float | None = None
+    ended_s: float | None = None
+    rounds_this_week: int = 0
+    is_running: bool = False
+    asked: str = ""
+
+
+def look(
+    conn: Connection, policy: LoopPolicy, settled: Sequence[Settled], now_s: float, *, asked: str = ""
+) -> Sight:  # fmt: skip
+    """Look at a task. `settled` are its labels, see `trust.settle`."""
+    task = policy.task
+    rounds = conn.execute(
+        select(round_table.c.state, round_table.c.started_s, round_table.c.ended_s)
+        .where(round_table.c.task == task)
+        .order_by(round_table.c.started_s.desc())
+    ).all()
+    first = conn.execute(
+        select(release.c.published_s).where(release.c.task == task).order_by(release.c.published_s).limit(1)
+    ).scalar()
+    trained = [row.ended_s for row in rounds if row.state == "done" and row.ended_s is not None]
+    ended = [row.ended_s for row in rounds if row.ended_s is not None]
+    return Sight(
+        task=task,
+        now_s=now_s,
+        nodes=_nodes(conn, task),
+        labels=_labels(conn, policy, settled),
+        since_s=max(trained, default=first),
+        ended_s=max(ended, default=None),
+        rounds_this_week=sum(row.started_s > now_s - WEEK_S for row in rounds),
+        is_running=any(row.state not in ENDED for row in rounds),
+        asked=asked,
+    )
+
+
+def fault_of(content: Mapping[str, Any]) -> str:
+    """What evidence says about a broken sensor: a channel of the readings that stands still, or is missing. Pure.
+
+    A reading that has only moved lies in many bins or in the outermost one; one that stands still lies in one bin, and
+    most likely in one of the others.
+    """
+    for channel in _mappings(content.get("channels")):
+        counts = channel.get("counts")
+        name = str(channel.get("channel", ""))
+        if not _is_input(name) or not _is_counts(counts):
+            continue
+        rows = sum(counts)
+        if rows < FAULT_ROWS:
+            continue
+        if counts[MISSING] >= MISSING_SHARE * rows:
+            return f"{name} is missing in {counts[MISSING]} of {rows} readings"
+        fullest = max(range(BINS), key=counts.__getitem__)
+        proof = channel.get("log_e_all_rows")
+        is_proven = isinstance(proof, int | float) and proof >= _PROOF
+        if counts[fullest] >= STUCK_SHARE * rows and 1 < fullest < BINS - 1 and is_proven:
+            return f"{name} stands still: {counts[fullest]} of {rows} readings lie in one of {BINS - 1} bins"
+    return ""
+
+
+def _nodes(conn: Connection, task: str) -> tuple[NodeSight, ...]:
+    cohorts = load_cohorts(conn, task)
+    found = []
+    for one in conn.execute(select(node).where(node.c.state == ACTIVE).order_by(node.c.id)):
+        if task not in one.status:
+            continue
+        cohort = cohort_of(cohorts, task, one.tags).name
+        digest = one.status[task].get("digest")
+        row = conn.execute(
+            select(evidence)
+            .where(evidence.c.node == one.id, evidence.c.task == task, evidence.c.digest == (digest or ""))
+            .order_by(evidence.c.id.desc())
+            .limit(1)
+        ).one_or_none()
+        found.append(NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._mapping))
+    return tuple(found)
+
+
+def node_sight(name: str, cohort: str, row: Mapping[str, Any]) -> NodeSight:
+    """A node from a row of `evidence`."""
+    content = row["content"]
+    tops = [top for kind in ("tolerant", "exact") for top in _mappings([content.get(kind)])]
+    top = max(tops, key=lambda one: _number(one.get("index")), default={})
+    channel = str(top.get("channel", ""))
+    return NodeSight(
+        name, cohort, row["watch_level"], row["risk_level"], channel, str(top.get("direction", "")),
+        channel.startswith(OUTPUTS), row["rows"], fault_of(content), row["id"],
+    )  # fmt: skip
+
+
+def _labels(conn: Connection, policy: LoopPolicy, settled: Sequence[Settled]) -> LabelSight:
+    last_s = conn.execute(
+        select(dataset.c.created_s).where(dataset.c.task == policy.task).order_by(dataset.c.created_s.desc()).limit(1)
+    ).scalar()
+    newest = conn.execute(
+        select(release.c.version, release.c.measured)
+        .where(release.c.task == policy.task, release.c.revoked_s.is_(None))
+        .order_by(release.c.version.desc(), release.c.rank)
+        .limit(1)
+    ).one_or_none()
+    serving = _serving(conn, policy.task)
+    known = [one for one in settled if one.label is not None]
+    counts = Counter(str(one.label) for one in known if one.is_class)
+    short = {name: count for name, count in counts.items() if count < policy.min_labels_per_class}
+    usable = [one for one in known if not one.is_class or str(one.label) not in short]
+    new = [one for one in usable if last_s is None or one.received_s > last_s]
+    drawn = [one for one in known if one.is_drawn and one.is_wrong is not None and one.digest in serving]
+    return LabelSight(
+        usable=len(usable),
+        short=short,
+        new=len(new),
+        corrected=sum(bool(one.is_wrong) for one in new),
+        audited=len(drawn),
+        audited_wrong=sum(bool(one.is_wrong) for one in drawn),
+        baseline=None if newest is None else _baseline(newest.measured),
+        unknown=Counter(one.unknown for one in settled if one.unknown),
+    )
+
+
+def _serving(conn: Connection, task: str) -> set[str]:
+    """Digests that nodes report to serve; every model of the task where no node says."""
+    status = conn.execute(select(node.c.status).where(node.c.state == ACTIVE)).scalars()
+    return {str(one[task]["digest"]) for one in status if task in one and one[task].get("digest")}
+
+
+def _baseline(measured: Mapping[str, Any]) -> float | None:
+    for name in ("accuracy test", "accuracy validation"):
+        figure = measured.get(name)
+        if isinstance(figure, Mapping) and isinstance(figure.get("value"), int | float):
+            return 1.0 - float(figure["value"])
+    return None
+
+
+def _mappings(found: Any) -> list[Mapping[str, Any]]:
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+
+def _is_input(name: str) -> bool:
+    return not name.startswith((*OUTPUTS, "projection", "distance"))
+
+
+def _is_counts(counts: Any) -> bool:
+    return isinstance(counts, list) and len(counts) == BINS and all(type(one) is int and one >= 0 for one in counts)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
