@@ -61,6 +61,8 @@ class FastModel(Model):
     def __init__(self, session: Session, *, tap: bool = False) -> None:
         if tap and session.embedding is None:
             raise InputError("the file has no embedding", do="use it without a tap")
+        self.bare = session
+        """The session without the tap: for timing, which wants no embeddings."""
         self._tap = _Tap(session) if tap else None
         super().__init__(self._tap or session)
         info, shape = session.input, self._shapes[0]
