@@ -16,11 +16,13 @@ from edgehone_agent.command_line import Program
 
 _EPILOG = """examples:
   edgehone-agent run --registry https://models.example/edgehone --root root.json --task digits
+  edgehone-agent enrol EH1-... --core https://core.example:7443
   edgehone-agent status
   edgehone-agent predict reading.npy --top 3
   edgehone-agent doctor
 
-Every command explains itself: edgehone-agent COMMAND --help. The agent talks to its registry and its clients only."""
+Every command explains itself: edgehone-agent COMMAND --help.
+The agent talks to its registry, its core and its clients only."""
 
 
 PROGRAM = Program(

@@ -37,11 +37,14 @@ from edgehone_agent.node import Node
 from edgehone_agent.requests import Act, answer_all
 from edgehone_agent.serve.limits import Limits
 from edgehone_agent.updates import Stopped, Updates, first_wait_s, wait_s
+from edgehone_agent.uplink.identity import Identity, load_identity
 
 if TYPE_CHECKING:
+    from edgehone_agent.fit import NodeFacts
     from edgehone_agent.serve.mqtt import BrokerTls, MqttBridge
     from edgehone_agent.serve.tls import Tls
     from edgehone_agent.transport import Source
+    from edgehone_agent.uplink.link import Uplink
     from edgehone_agent.verify import Verifier
 
 log = logging.getLogger("edgehone_agent.agent")
@@ -74,23 +77,25 @@ def run_agent(settings: Settings, *, rng: random.Random | None = None) -> None:
             stack.callback(capture.close)
         node = Node(
             settings.state, tasks=settings.tasks, threads=settings.threads, sessions=settings.sessions,
-            watch=settings.watch.enabled, capture=capture,
+            watch=settings.watch.enabled, capture=capture, context=settings.context,
         )  # fmt: skip
         stack.enter_context(node)
         if not node.claim() and node.fault is None:  # another one was quicker
             raise _taken(settings.state, lock_owner(settings.state) or 0)
-        if not node.tasks():
+        identity = load_identity(settings.state) if settings.core.enabled else None
+        if not node.tasks() and identity is None:
             raise ConfigError(
                 "there is no task to serve",
                 where=str(settings.state),
-                do="name a registry, its root and a task: --registry URL --root root.json --task NAME",
+                do="name a registry, its root and a task: --registry URL --root root.json --task NAME; or a core: "
+                "edgehone-agent enrol --help",
             )
         for name, told in node.status()["tasks"].items():
             word = f"version {told['version']} answers" if told["ready"] else told["fault"] or "no model yet"
             log.log(logging.INFO if told["ready"] or not told["fault"] else logging.WARNING, "%s: %s", name, word)
         if node.fault:
             log.warning("the state folder cannot be written, so nothing is updated: %s", node.fault)
-        asyncio.run(Agent(settings, node, capture, rng or random.Random()).run(signals))
+        asyncio.run(Agent(settings, node, capture, rng or random.Random(), identity).run(signals))
 
 
 class Signals:
@@ -137,13 +142,22 @@ def _taken(state: Path, owner: int) -> StateError:
 class Agent:
     """The loop around a node; see the module."""
 
-    def __init__(self, settings: Settings, node: Node, capture: Capture | None, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        node: Node,
+        capture: Capture | None,
+        rng: random.Random,
+        identity: Identity | None = None,
+    ) -> None:
         self._settings, self._node, self._capture, self._rng = settings, node, capture, rng
         self._stop, self._look_now, self._asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._is_stopping = threading.Event()
+        self._is_stopping, self._is_renewed = threading.Event(), threading.Event()
         self._source: Source | None = None
         self._registry: dict[str, Any] = {}
         self._listening: list[str] = []
+        self._identity = identity
+        self._link: Uplink | None = None
         self._tell()
 
     async def run(self, signals: Signals) -> None:
@@ -157,10 +171,13 @@ class Agent:
         limits = Limits(**settings.serve.limits)  # type: ignore[arg-type]  # checked by the settings
         try:
             bridge = _open_bridge(settings, self._node, limits)
+            self._link = self._open_link(loop)
             work = [asyncio.create_task(self._keep_up_to_date()), asyncio.create_task(self._answer_requests())]
             try:
                 if bridge is not None:
                     bridge.start()
+                if self._link is not None:
+                    self._link.start()
                 await serve(
                     self._node, _addresses(settings), tls=_tls(settings), limits=limits, stop=self._stop,
                     ready=self._ready,
@@ -169,6 +186,8 @@ class Agent:
                 self._end()
                 if bridge is not None:
                     bridge.stop()
+                if self._link is not None:
+                    await asyncio.to_thread(self._link.stop)
                 await asyncio.wait(work)
             for task in work:
                 task.result()
@@ -210,21 +229,24 @@ class Agent:
         self._tell()
 
     async def _keep_up_to_date(self) -> None:
-        if self._settings.registry is None:
+        if self._settings.registry is None and self._link is None:
             return
-        from edgehone_agent.fit import describe_node
-
         updates = Updates(
             self._node,
             self._open_verifier,
-            facts=functools.partial(describe_node, memory_bytes=self._settings.memory_bytes),
+            facts=self._facts,
             stopping=self._is_stopping.is_set,
+            wanted=None if self._link is None else self._link.wanted,
+            shadow_share=self._settings.core.shadow_share,
         )
         wait = first_wait_s(self._settings.poll_s, self._node.ready(), self._rng)
         while not self._is_stopping.is_set():
             await _pause(self._look_now, wait)
             if self._is_stopping.is_set():
                 break
+            if self._is_renewed.is_set():
+                self._is_renewed.clear()
+                updates.forget_registry()
             self._registry["looking"] = True
             self._tell()
             self._registry["tasks"] = await self._look(updates)
@@ -275,12 +297,42 @@ class Agent:
         from edgehone_agent.transport import open_source
         from edgehone_agent.verify import Verifier
 
-        settings = self._settings
-        if settings.registry is None or settings.root is None:
+        settings, identity = self._settings, self._identity
+        if settings.registry is not None and settings.root is not None:
+            source = open_source(settings.registry, ca=settings.registry_ca, cert=_cert(settings), pause=self._wait)
+            root = settings.root
+        elif identity is not None:
+            from edgehone_agent.uplink.enrol import bring_root
+
+            own = (identity.certificate_file, identity.key_file)
+            source = open_source(identity.registry, ca=identity.ca_file, cert=own, pause=self._wait)
+            root = identity.root_file
+            if not root.exists():  # the core had no registry yet when the node was enrolled
+                bring_root(identity)
+        else:
             raise ConfigError("there is no registry", where="registry", do="name one: --registry URL")
-        source = open_source(settings.registry, ca=settings.registry_ca, cert=_cert(settings), pause=self._wait)
         self._source = source
-        return Verifier(settings.state, source, read_root(settings.root))
+        return Verifier(settings.state, source, read_root(root))
+
+    def _facts(self) -> NodeFacts:
+        from edgehone_agent.fit import describe_node
+
+        return describe_node(memory_bytes=self._settings.memory_bytes)
+
+    def _open_link(self, loop: asyncio.AbstractEventLoop) -> Uplink | None:
+        """The link to the core of a node that is enrolled; it is not started yet."""
+        if self._identity is None:
+            return None
+        from edgehone_agent.uplink.link import Uplink
+
+        def changed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._look_now.set)
+
+        return Uplink(
+            self._identity, self._node, self._capture, facts=self._facts, changed=changed,
+            renewed=self._is_renewed.set, sends_samples=self._settings.core.samples, rng=self._rng,
+        )  # fmt: skip
 
     def _wait(self, seconds: float) -> None:
         """Between two attempts at the registry; ends with the agent."""
@@ -290,13 +342,15 @@ class Agent:
     def _tell(self) -> None:
         """Put what the agent knows beside what the node knows."""
         registry = None
-        if self._settings.registry is not None:
-            registry = {"address": redacted(self._settings.registry), **self._registry}
+        address = self._settings.registry or (self._identity.registry if self._identity is not None else None)
+        if address is not None:
+            registry = {"address": redacted(address), **self._registry}
         self._node.notes = {
             "agent": __version__,
             "process": os.getpid(),
             "listening": self._listening,
             "registry": registry,
+            **({} if self._link is None else {"core": self._link.status}),
         }
 
 

@@ -29,11 +29,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from edgehone_agent._capture_export import export_all
+from edgehone_agent._capture_export import Ask, export_all
 from edgehone_agent._capture_file import FILE, database_error, is_damage, open_store, put_aside
 from edgehone_agent._capture_salvage import save_rest, unsaved
 from edgehone_agent._capture_seal import Seal, pack, read_key
@@ -43,6 +43,7 @@ from edgehone_agent.durable import state_error
 from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
 from edgehone_agent.feedback import LONGEST_NAME, Event, Told, read_event
 
+T = TypeVar("T")
 log = logging.getLogger("edgehone_agent.capture")
 
 GROUP_ROWS = 100
@@ -126,6 +127,7 @@ class Capture:
         self._store: Store | None = None
         self._checked = False
         self._lock = threading.Condition()
+        self._handing_over = threading.Lock()
         self._queue: deque[Sample | _Wait] = deque()
         self._callers, self._queued_bytes, self._first_at = 0, 0, 0.0  # of what is in the queue
         self._current: list[Sample | _Wait] = []
@@ -218,11 +220,23 @@ class Capture:
             StateError: the folder or the database cannot be written.
         """
         report = {"evidence": dict(evidence or {}), "capture": self.stats()}
+        return self.hand_over(lambda ask, seal, now_s: export_all(ask, seal, folder, report, now_s))
+
+    def hand_over(self, take: Callable[[Ask, Seal, float], T]) -> T:
+        """What `take` comes to: it plans batches in the store, brings them elsewhere, and then marks them as done.
+
+        One at a time, so that a batch goes one way. Its arguments: a function that runs a function on the store, what
+        the payloads are sealed with, and the time in seconds since 1970.
+
+        Raises:
+            StateError: the database cannot be read or written; and whatever `take` raises.
+        """
 
         def ask(job: Callable[[Store], Any]) -> Any:
             return self._await(_Wait(job=job))
 
-        return export_all(ask, self._seal, folder, report, self._clock())
+        with self._handing_over:
+            return take(ask, self._seal, self._clock())
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and what is held now; JSON-able.

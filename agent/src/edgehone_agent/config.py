@@ -71,6 +71,21 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
+class CoreSettings:
+    """Table [core]: the core that this node is enrolled with, see `edgehone-agent enrol`.
+
+    Attributes:
+        enabled: listen to it; false for a node that goes on by itself.
+        samples: send captured readings up when the core wants some. Feedback and evidence go up in any case.
+        shadow_share: the most of one CPU core that a release may take that answers unseen, 0 to 1.
+    """
+
+    enabled: bool = True
+    samples: bool = True
+    shadow_share: float = 0.2
+
+
+@dataclass(frozen=True)
 class BrokerSettings:
     """Table [mqtt]: readings in and answers out over a broker; needs the extra `mqtt`.
 
@@ -105,6 +120,8 @@ class Settings:
         registry_ca, registry_cert, registry_key: whom to trust and who this node is, for https:// (PEM).
         log: "text" or "json", a line each, on standard error.
         log_level: "debug", "info", "warning" or "error".
+        context: whose drift reference the watch uses where a bundle has several, such as a site; the core may name
+            another.
     """
 
     registry: str | None = None
@@ -120,9 +137,11 @@ class Settings:
     registry_key: Path | None = None
     log: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    context: str | None = None
     serve: ServeSettings = field(default_factory=ServeSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)
+    core: CoreSettings = field(default_factory=CoreSettings)
     mqtt: BrokerSettings = field(default_factory=BrokerSettings)
 
     def __post_init__(self) -> None:
@@ -263,6 +282,10 @@ def _check(settings: Settings) -> None:
             raise ConfigError(
                 f"{value} is not above zero", where=f"capture.{name}", do="turn it off with enabled = false"
             )
+    if not 0 < settings.core.shadow_share <= 1:
+        raise ConfigError(
+            f"{settings.core.shadow_share} is no share", where="core.shadow_share", do="give more than 0, up to 1"
+        )
     _all_or_none(settings, ("registry_cert", "registry_key"), "")
     _all_or_none(settings.serve, ("cert", "key", "client_ca"), "serve.")
     _all_or_none(settings.mqtt, ("ca", "cert", "key"), "mqtt.")

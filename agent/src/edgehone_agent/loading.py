@@ -25,6 +25,7 @@ from edgehone_agent.runtimes import RUNTIMES, Runtime, Session
 from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import Manifest, Part
 
+_CARDS = "cards/"  # folder of the drift references of contexts
 _ROUNDS, _WARMUP_S = 5, 0.02
 _BURST_S, _PAUSE_S = 0.0002, 0.0003  # how long a quick model is called without a pause, and the pause
 _MIN_BURST, _MAX_BURST = 3, 100
@@ -132,15 +133,35 @@ _runtime_names = functools.cache(RUNTIMES.names)
 _runtime = functools.cache(RUNTIMES.get)
 
 
+def read_card(loaded: Loaded, context: str) -> Card | None:
+    """The drift reference of a context such as a cohort, cards/CONTEXT.bin; the bundle's own where it has none for it.
+
+    Raises:
+        BundleError: it is damaged.
+        StateError: it cannot be read.
+    """
+    part = next((part for part in loaded.manifest.parts if part.path == f"{_CARDS}{context}.bin"), None)
+    if part is None or part.role != "card":
+        return loaded.card
+    try:
+        card = Card.from_bytes((loaded.folder / part.path).read_bytes())
+    except OSError as error:
+        raise durable.state_error(error, loaded.folder / part.path) from error
+    needs_tap = card.embedding_size > 0 and (loaded.card is None or loaded.card.embedding_size != card.embedding_size)
+    is_ours = card.model_digest == choose_runtime(loaded.manifest)[1].sha256
+    return card if is_ours and not needs_tap else loaded.card
+
+
 def _read_card(manifest: Manifest, folder: Path, model: Part) -> Card | None:
-    """The bundle's drift reference, when it has one and it was built from this very model file.
+    """The bundle's own drift reference, when it has one and it was built from this very model file.
 
     Raises:
         BundleError: it is damaged.
     """
-    if not any(part.role == "card" for part in manifest.parts):
+    part = next((part for part in manifest.parts if part.role == "card" and not part.path.startswith(_CARDS)), None)
+    if part is None:
         return None
-    card = Card.from_bytes((folder / manifest.part("card").path).read_bytes())
+    card = Card.from_bytes((folder / part.path).read_bytes())
     return card if card.model_digest == model.sha256 else None
 
 
@@ -167,7 +188,7 @@ def _latency_us(model: FastModel, manifest: Manifest, measure: bool) -> float | 
         return None
     bound_us, best_us = manifest.fit.latency_us, float("inf")
     for _ in range(_LATENCY_TRIES):
-        best_us = min(best_us, _measure_us(model.session))
+        best_us = min(best_us, _measure_us(model.bare))
         if bound_us is None or best_us <= bound_us:
             return best_us
     raise UnfitError(

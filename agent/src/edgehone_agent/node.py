@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +32,7 @@ from edgehone_agent.errors import EdgehoneError, HostError, InputError, StateErr
 from edgehone_agent.fast import FastModel
 from edgehone_agent.feedback import LABELLING
 from edgehone_agent.ids import Ids
-from edgehone_agent.loading import Loaded
+from edgehone_agent.loading import Loaded, read_card
 from edgehone_agent.lock import Lock, take_lock
 from edgehone_agent.node_report import node_metrics, task_status
 from edgehone_agent.observer import Feed, open_labels, open_watcher
@@ -40,7 +40,11 @@ from edgehone_agent.scores import is_classifier, probabilities, top_labels
 from edgehone_agent.serve.host import Answer, Metric
 from edgehone_agent.slot_rules import SETTLED_AFTER_S
 from edgehone_agent.slots import Slots
+from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import Manifest
+
+if TYPE_CHECKING:
+    from edgehone_agent.uplink.shadow import Shadow
 
 Array = NDArray[np.float32]
 _TICK_S = 0.25
@@ -103,6 +107,8 @@ class Task:
         self.answered_before = 0  # by models that are gone
         self.infer_count, self.infer_seconds = 0, 0.0
         self.lock = threading.Lock()  # one change of the slots at a time
+        self.shadow: Shadow | None = None
+        self.context: str | None = None  # whose drift reference is watched with
 
 
 class Node:
@@ -115,6 +121,7 @@ class Node:
         sessions: per task; how many callers are answered at the same time.
         watch: follow the answers of bundles that have a card.
         capture: keeps samples and feedback; the node does not close it.
+        context: of all tasks, see `set_context`.
         clock: Unix time.
         monotonic: seconds that never go back.
 
@@ -131,11 +138,12 @@ class Node:
         sessions: int = 1,
         watch: bool = True,
         capture: Capture | None = None,
+        context: str | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = Path(state)
-        self.notes: dict[str, Any] = {}  # what others have to say in `status`
+        self.notes: dict[str, Any] = {}  # what others have to say in `status`; a function is asked each time
         self.ids = Ids()
         self._capture, self._watch = capture, watch
         self._clock, self._monotonic = clock, monotonic
@@ -146,15 +154,11 @@ class Node:
             self._lock = take_lock(self.state)
         except StateError as error:
             self.fault = str(error)
-        names = tuple(tasks) or task_names(self.state)
+        self._threads, self._sessions, self._context = threads, sessions, context
         self._tasks: dict[str, Task] = {}
-        for name in names:
-            slots = Slots(
-                self.state / "tasks" / name, name,
-                threads=threads, sessions=sessions, clock=clock, is_writer=self._lock is not None,
-            )  # fmt: skip
-            self._tasks[name] = Task(name, slots)
         self._live: dict[str | None, Live] = {}
+        for name in tuple(tasks) or task_names(self.state):
+            self._tasks[name] = self._open(name)
         for task in self._tasks.values():
             task.slots.start()
             self._load(task)
@@ -275,7 +279,7 @@ class Node:
             "fault": self.fault,
             "tasks": {task.name: task_status(task, self._monotonic()) for task in self._tasks.values()},
             "capture": None if self._capture is None else self._capture.stats(),
-            **self.notes,
+            **{name: note() if callable(note) else note for name, note in self.notes.items()},
         }
 
     def slots(self, task: str) -> Slots:
@@ -335,6 +339,60 @@ class Node:
             found.roll_backs += 1
         return loaded.manifest
 
+    def add_task(self, name: str) -> None:
+        """Serve one more task from now on; one that is served already stays as it is."""
+        if name in self._tasks:
+            return
+        task = self._open(name)
+        task.slots.start()
+        self._tasks = {**self._tasks, name: task}  # whoever goes through them now goes through the old ones
+        self._load(task)
+        if len(self._tasks) > 1:  # then a task has to be named
+            self._live = {known: live for known, live in self._live.items() if known is not None}
+
+    def shadow(self, task: str, bundle: Path | None, *, share: float | None = None) -> None:
+        """Let a verified bundle file answer beside what serves, unseen; see `uplink.shadow`. None ends that.
+
+        Raises:
+            BundleError: the file is no bundle.
+            StateError: its folder cannot be written.
+        """
+        from edgehone_agent.uplink.shadow import SHARE, open_shadow
+
+        found = self._task(task)
+        with found.lock:
+            self._drop_shadow(found)
+            live = found.live
+            if bundle is None or live is None:
+                return
+            found.shadow = open_shadow(
+                bundle, live.loaded.manifest, threads=self._threads, share=share or SHARE,
+                are_probabilities=None if live.feed is None else live.feed.are_probabilities,
+            )  # fmt: skip
+            if live.feed is None:
+                found.shadow.fault = "nothing follows the answers here: turn capture on"
+            else:
+                live.feed.shadow = found.shadow
+
+    def shadow_digest(self, task: str) -> str | None:
+        """Which bundle answers beside what serves, or could not; None for none."""
+        shadow = self._task(task).shadow
+        return None if shadow is None else shadow.digest
+
+    def set_context(self, task: str, context: str | None) -> None:
+        """Watch a task with the drift reference of a context, such as a cohort, where its bundle has one for it."""
+        found = self._task(task)
+        with found.lock:
+            if found.context == context:
+                return
+            found.context = context
+            live = found.live
+            if live is not None and live.feed is not None:
+                old, live.feed = live.feed, self._feed(found, live.loaded)
+                old.drain()
+                if live.feed is not None:
+                    live.feed.shadow = old.shadow
+
     def reload(self, task: str) -> bool:
         """Try again to load a task that is not ready; whether it is now."""
         found = self._task(task)
@@ -352,6 +410,7 @@ class Node:
         self._live = {}
         for task in self._tasks.values():
             with task.lock:
+                self._drop_shadow(task)
                 if task.live is not None:
                     task.live.retire()
                     if task.live.feed is not None:
@@ -381,6 +440,22 @@ class Node:
             embedding = embedding[: len(rows)]  # a file with a fixed batch was filled up
         feed.put(rows, y if y.ndim > feed.output_rank else y[None], embedding, id)
 
+    def _open(self, name: str) -> Task:
+        slots = Slots(
+            self.state / "tasks" / name, name, threads=self._threads, sessions=self._sessions, clock=self._clock,
+            is_writer=self._lock is not None,
+        )  # fmt: skip
+        task = Task(name, slots)
+        task.context = self._context
+        return task
+
+    def _drop_shadow(self, task: Task) -> None:
+        shadow, task.shadow = task.shadow, None
+        if task.live is not None and task.live.feed is not None:
+            task.live.feed.shadow = None
+        if shadow is not None:
+            shadow.close()
+
     def _load(self, task: Task) -> None:
         before = task.slots.state.current
         try:
@@ -395,6 +470,7 @@ class Node:
                 task.roll_backs += 1
 
     def _swap(self, task: Task, loaded: Loaded) -> None:
+        self._drop_shadow(task)  # it answered beside another one
         old, new = task.live, Live(loaded, self._feed(task, loaded))
         task.live, task.since_s = new, self._monotonic()
         task.fault = task.slots.fault
@@ -413,8 +489,10 @@ class Node:
         folder = self.state / "watch" if self._lock is not None else None
         file = None if folder is None else folder / f"{task.name}.bin"
         labels_file = None if folder is None else folder / f"{task.name}.labels"
-        if self._watch and loaded.card is not None:
-            card = loaded.card
+        if self._watch:
+            card, fault = self._card(task, loaded)
+            task.slots.fault = task.slots.fault or fault
+        if card is not None:
             watcher, fault = open_watcher(card, file)
             task.slots.fault = task.slots.fault or fault
         if self._capture is not None:
@@ -427,6 +505,15 @@ class Node:
             watcher=watcher, card=card, capture=self._capture, new_id=self.ids.next, file=file,
             labels=labels, labels_file=labels_file,
         )  # fmt: skip
+
+    def _card(self, task: Task, loaded: Loaded) -> tuple[Card | None, str | None]:
+        """What a bundle is watched with, and what was wrong with the one of the node's context."""
+        if task.context is None:
+            return loaded.card, None
+        try:
+            return read_card(loaded, task.context), None
+        except EdgehoneError as error:
+            return loaded.card, str(error)
 
     def _keep(self) -> None:
         while not self._stop.wait(_TICK_S):

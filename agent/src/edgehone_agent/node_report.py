@@ -41,6 +41,8 @@ def task_status(task: Task, now_s: float) -> dict[str, Any]:
         if feed is None or feed.watcher is None
         else {"level": feed.level, "dropped_rows": feed.dropped_rows, "fault": feed.fault},
         "risk": None if feed is None else feed.risk(),
+        "shadow": None if task.shadow is None else task.shadow.status(),
+        "context": task.context,
     }
 
 

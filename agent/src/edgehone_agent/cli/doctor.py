@@ -79,6 +79,7 @@ def examine(settings: Settings) -> list[Finding]:
         _slots,
         _root,
         _registry,
+        _core,
         _files,
         _socket,
     )
@@ -171,6 +172,8 @@ def _root(settings: Settings) -> Iterator[Finding]:
     from edgehone_agent.errors import EdgehoneError
 
     if settings.root is None:
+        if _is_enrolled(settings):
+            return
         yield Finding("root", "warn", "none is named, so nothing is updated", "name it: --root root.json")
         return
     try:
@@ -192,7 +195,8 @@ def _registry(settings: Settings) -> Iterator[Finding]:
     from edgehone_agent.transport import open_source
 
     if settings.registry is None:
-        yield Finding("registry", "warn", "none is named, so nothing is updated", "name it: --registry URL")
+        if not _is_enrolled(settings):
+            yield Finding("registry", "warn", "none is named, so nothing is updated", "name it: --registry URL")
         return
     cert: Any = None
     if settings.registry_cert is not None and settings.registry_key is not None:
@@ -207,6 +211,53 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield Finding("registry", "ok", f"{redacted(settings.registry)} answers")
         for task in settings.tasks:
             yield _offer(settings, source, task)
+
+
+def _is_enrolled(settings: Settings) -> bool:
+    from edgehone_agent.uplink.identity import FOLDER
+
+    return settings.core.enabled and (settings.state / FOLDER / "identity.json").exists()
+
+
+def _core(settings: Settings) -> Iterator[Finding]:
+    """Identity, certificate, and whether the core answers with a certificate that this node trusts."""
+    import socket
+    import ssl
+
+    from edgehone_agent.errors import EdgehoneError
+    from edgehone_agent.uplink.client import core_error, trusting
+    from edgehone_agent.uplink.identity import about, core_address, load_identity
+
+    if not _is_enrolled(settings):
+        return
+    try:
+        identity = load_identity(settings.state)
+        if identity is None:
+            return
+        told = about(identity, time.time())
+        context = trusting(identity)
+    except EdgehoneError as error:
+        yield Finding("core", "fail", error.what, error.do)
+        return
+    days = told["certificate_days"]
+    if days <= 0:
+        do = "enrol the node again: edgehone-agent enrol TOKEN --core ADDRESS --again"
+        yield Finding("certificate", "fail", f"ran out {-days:.1f} days ago, so the core lets this node in no more", do)
+    elif told["renewal_due"]:
+        text = f"holds {days:.1f} more days, and should have been renewed"
+        yield Finding("certificate", "warn", text, "see that the agent runs and reaches its core")
+    else:
+        yield Finding("certificate", "ok", f"holds {days:.1f} more days")
+    host, port = core_address(identity.core)
+    try:
+        with (
+            socket.create_connection((host, port), _TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            yield Finding("core", "ok", f"{identity.core} answers; this is node {identity.node}")
+    except (OSError, ssl.SSLError) as error:
+        found = core_error(error, identity.core)
+        yield Finding("core", "warn", f"{identity.core}: {found.what}", f"{found.do}")
 
 
 def _offer(settings: Settings, source: Source, task: str) -> Finding:

@@ -44,6 +44,7 @@ def status_on_disk(state: Path) -> dict[str, Any]:
     from edgehone_agent.errors import StateError
     from edgehone_agent.node import task_names
     from edgehone_agent.slots import Slots
+    from edgehone_agent.uplink.identity import about, load_identity
 
     if not state.is_dir():
         raise StateError(
@@ -61,7 +62,9 @@ def status_on_disk(state: Path) -> dict[str, Any]:
             "trial": None if kept.trial is None else asdict(kept.trial),
             "failed": [asdict(failure) for failure in kept.failed],
         }
-    return {"state": str(state), "fault": None, "tasks": tasks, "registry": None, "listening": []}
+    identity = load_identity(state)
+    core = None if identity is None else about(identity, time.time())
+    return {"state": str(state), "fault": None, "tasks": tasks, "registry": None, "listening": [], "core": core}
 
 
 def _show(status: dict[str, Any]) -> None:
@@ -75,6 +78,7 @@ def _show(status: dict[str, Any]) -> None:
         looked = registry.get("looked_at_s")
         ago = "not yet looked at" if looked is None else f"looked at {max(0, time.time() - looked):.0f} s ago"
         say(f"registry   {registry['address']}, {ago}")
+    _show_core(status.get("core"))
     if status.get("fault"):
         say(f"fault      {status['fault']}")
     say()
@@ -94,6 +98,19 @@ def _show(status: dict[str, Any]) -> None:
     say_table(("task", "version", "member", "digest", "is", "before", "answers", "watch"), rows)
     for name, task in status["tasks"].items():
         _explain(name, task, ((registry or {}).get("tasks") or {}).get(name, {}))
+
+
+def _show_core(core: dict[str, Any] | None) -> None:
+    if not core:
+        return
+    heard = core.get("heard_s")
+    ago = "not heard of yet" if heard is None else f"heard of {max(0, time.time() - heard):.0f} s ago"
+    say(f"core       {core['address']}, {ago}; this is node {core['node']} ({core.get('name') or 'without a name'})")
+    if core.get("node_state") == "quarantined":
+        say("core       this node is quarantined: it goes on serving, and the core tells it nothing new")
+    for name in ("error", "upload_error"):
+        if core.get(name):
+            say(f"core       {core[name]}")
 
 
 def _word(task: dict[str, Any], running: bool) -> str:
