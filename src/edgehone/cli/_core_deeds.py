@@ -92,7 +92,7 @@ def status(args: argparse.Namespace) -> Outcome:
     with _opened(place) as database, database.read() as conn:
         found = list_nodes(conn, limit=1_000_000)
     horizon_s = now_s - 3 * place.settings.interval_s
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {
             "id": node.id, "name": node.name, "state": node.state, "tags": dict(node.tags), "seen_s": node.seen_s,
             "online": node.seen_s is not None and node.seen_s > horizon_s,
