@@ -145,9 +145,9 @@ def fault_of(content: Mapping[str, Any]) -> str:
     most likely in one of the others.
     """
     for channel in _mappings(content.get("channels")):
-        counts = channel.get("counts")
+        counts = _counts(channel.get("counts"))
         name = str(channel.get("channel", ""))
-        if not _is_input(name) or not _is_counts(counts):
+        if not _is_input(name) or not counts:
             continue
         rows = sum(counts)
         if rows < FAULT_ROWS:
@@ -176,7 +176,7 @@ def _nodes(conn: Connection, task: str) -> tuple[NodeSight, ...]:
             .order_by(evidence.c.id.desc())
             .limit(1)
         ).one_or_none()
-        found.append(NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._mapping))
+        found.append(NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._asdict()))
     return tuple(found)
 
 
@@ -243,8 +243,10 @@ def _is_input(name: str) -> bool:
     return not name.startswith((*OUTPUTS, "projection", "distance"))
 
 
-def _is_counts(counts: Any) -> bool:
-    return isinstance(counts, list) and len(counts) == BINS and all(type(one) is int and one >= 0 for one in counts)
+def _counts(found: Any) -> list[int]:
+    """Rows by bin; empty for what is none."""
+    is_list = isinstance(found, list) and len(found) == BINS
+    return list(found) if is_list and all(type(one) is int and one >= 0 for one in found) else []
 
 
 def _number(value: Any) -> float:

@@ -8,9 +8,10 @@ Rules:
 - `delete` and `ignore` take a sample out, whoever says so; a new class teaches nothing until there is a new study.
 - Poison: the share of a source's labels that contradict the audit, or where there is none the model, is bet against the
   share that its peers have plus a margin (`fleet.risk_test.log_above`). An honest source whose share is within that is
-  ever put aside with a chance of at most `bound`, all sources and all looks together (Ville's inequality and Bonferroni).
+  ever put aside with a chance of at most `bound`, over all sources and looks (Ville's inequality, Bonferroni).
 - Labels that people sent by themselves are compared with such labels of others, and those that were asked for likewise:
-  whoever only corrects always contradicts the model. A source whose inputs have drifted is compared with the audit only.
+  whoever only corrects always contradicts the model. A source whose inputs have drifted is compared with the audit
+  alone.
 """
 
 from __future__ import annotations
@@ -236,10 +237,8 @@ def suspects(
             log_e = log_above(count, limit)
             if log_e >= math.log(tests / bound) and (kind, name) not in found:
                 what = "what people at the core say" if stratum == "audit" else "the model"
-                words_ = (
-                    f"{count.wrong} of {count.rows} contradict {what}; of its peers' at most {limit:.0%} are expected"
-                )
-                found[kind, name] = Suspect(kind, name, count.rows, count.wrong, limit, log_e, POISONED + words_)
+                why = f"{POISONED}{count.wrong} of {count.rows} contradict {what}, {limit:.0%} at most are expected"
+                found[kind, name] = Suspect(kind, name, count.rows, count.wrong, limit, log_e, why)
     return list(found.values())
 
 
