@@ -12,8 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +26,7 @@ from edgehone_agent.errors import EdgehoneError
 
 _LOG = logging.getLogger("edgehone.core")
 _TICK_S = 0.25
+DRIVE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,50 @@ class Jobs:
             job.run(self._core, now_s)
         except (EdgehoneError, SQLAlchemyError, OSError) as error:
             _LOG.error("%s: %s", job.name, error)
+
+
+class Driver(Protocol):
+    """Something that takes long steps, such as the loop, in a thread of its own."""
+
+    def tick(self, now_s: float) -> object:
+        """Do what can be done now."""
+
+    def close(self) -> None:
+        """End what runs."""
+
+
+class Drive:
+    """The thread of one driver. Close it before the core.
+
+    Args:
+        core: whose clock it ticks by.
+        make: makes the driver, in that thread: what it imports does not delay the start of the core.
+        every_s: pause between two ticks.
+    """
+
+    def __init__(self, core: Core, make: Callable[[Core], Driver], every_s: float = DRIVE_S) -> None:
+        self._core, self._make, self._every_s = core, make, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="edgehone-driver", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the running step end, and then the driver."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            driver = self._make(self._core)
+        except EdgehoneError as error:
+            _LOG.error("a driver cannot be started: %s", error)
+            return
+        with closing(driver):
+            while not self._stop.wait(self._every_s):
+                try:
+                    driver.tick(self._core.clock())
+                except (EdgehoneError, SQLAlchemyError, OSError) as error:
+                    _LOG.error("%s", error)
 
 
 def core_jobs() -> tuple[Job, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from edgehone.service.app import Front
 from edgehone.service.core import Core
-from edgehone.service.jobs import Job, Jobs, core_jobs
+from edgehone.service.jobs import Drive, Driver, Jobs, core_jobs
 from edgehone.service.limits import Limits
 from edgehone.service.listen import Door, shrink_buffers
 from edgehone.service.settings import Place
@@ -35,7 +35,7 @@ async def serve(
     limits: Limits | None = None,
     ready: Callable[[tuple[tuple[str, int], ...]], None] | None = None,
     stop: asyncio.Event | None = None,
-    jobs: Sequence[Job] = (),
+    drivers: Sequence[Callable[[Core], Driver]] = (),
     dashboard: bool = True,
 ) -> None:
     """Serve a core until a signal or `stop`.
@@ -46,7 +46,7 @@ async def serve(
         limits: bounds.
         ready: called with host and port of each listener once they are open.
         stop: set it to end; None for signals alone.
-        jobs: besides those of every core.
+        drivers: each gets a thread of its own, once the core serves.
         dashboard: False leaves it out.
 
     Raises:
@@ -72,8 +72,9 @@ async def serve(
                 loop.add_signal_handler(one, stopping.set)
                 open_things.callback(loop.remove_signal_handler, one)
         bound = await door.open([parse_address(text) for text in listen or place.settings.listen])
-        running = Jobs(core, (*core_jobs(), *jobs))
-        open_things.push_async_callback(asyncio.to_thread, running.close)
+        ends = [Jobs(core, core_jobs()).close, *(Drive(core, make).close for make in drivers)]
+        for end in ends:
+            open_things.push_async_callback(asyncio.to_thread, end)
         if ready is not None:
             ready(bound)
         await stopping.wait()
