@@ -7,8 +7,13 @@ import asyncio
 import json
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from edgehone.service.settings import load_place
+
+if TYPE_CHECKING:
+    from edgehone.service.core import Core
+    from edgehone.service.jobs import Driver
 
 
 def start(args: argparse.Namespace) -> int:
@@ -33,5 +38,16 @@ def start(args: argparse.Namespace) -> int:
         else:
             print(f"core {place.folder} serves {', '.join(addresses)}; http:// works on this machine", flush=True)
 
-    asyncio.run(serve(place, listen=args.listen, ready=ready))
+    asyncio.run(serve(place, listen=args.listen, ready=ready, drivers=(_loop,)))
     return 0
+
+
+def _loop(core: Core) -> Driver:
+    """The closed loop of a core; what it imports is not there before."""
+    from edgehone.loop.rounds import Site
+    from edgehone.loop.tick import Loop
+
+    place = core.place
+    return Loop(
+        Site(core.database, core.blobs, place.blobs_url, place.folder / "rounds", place.registry, place.keys)
+    )  # fmt: skip
