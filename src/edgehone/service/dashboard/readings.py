@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ def read_array(content: bytes) -> NDArray[np.float64]:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_BYTES)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ValueError("the reading is no .npy file") from error
     size = math.prod(shape)
     if dtype.kind not in "biuf" or not 0 < size * dtype.itemsize == len(content) - file.tell():

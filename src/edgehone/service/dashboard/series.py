@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgehone.report import svg
-from edgehone.report.plots import both
 from edgehone.report.scales import Scale, fit, spread
 from edgehone.report.theme import member_class
 from edgehone.service.dashboard.words import LEVELS
@@ -19,6 +18,7 @@ from edgehone.service.dashboard.words import LEVELS
 CELLS = 24
 _STEPS_S = (60.0, 300.0, 900.0, 3600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0, 2_592_000.0, 31_536_000.0)
 _MOST_POINTS = 300
+_WIDTHS = (340, 720)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ def tracks(
 ) -> str:  # fmt: skip
     """The picture for narrow and wide boxes; empty where there is nothing to draw."""
     lines = [line for line in lines if line.points]
-    return both(lambda width: _draw(lines, title, write, limits, width)) if lines else ""
+    if not lines:
+        return ""
+    narrow, wide = (_draw(lines, title, write, limits, width) for width in _WIDTHS)
+    return svg.tag("div", narrow, class_="narrow") + svg.tag("div", wide, class_="wide")
 
 
 def strip(levels: Sequence[int | None], hours: float = 24.0) -> str:
