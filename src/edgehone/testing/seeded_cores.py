@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select, update
 
 from edgehone.fleet import rollouts
-from edgehone.fleet.cohorts import put_cohort
+from edgehone.fleet.cohorts import put_cohort, set_versions
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.records import audit
 from edgehone.records.blobs import Blobs, open_blobs
@@ -73,12 +73,13 @@ def fill(place: Place, now_s: float, *, nodes: int = 14, samples: int = 36, seed
             put_cohort(
                 conn, "digits/south", TASK, tags={"site": "south"}, channel="canary", actor="person:ada", now_s=now_s
             )
+            set_versions(conn, TASK, [TASK, "digits/south"], 2, now_s - 40 * HOUR_S)
         plan = RolloutPlan(shadow_rows=0, canary_share=0.2, soak_s=3600.0)
         started = rollouts.start(
             database, TASK, 3, now_s=now_s - 900, actor="person:ada", plan=plan, id=f"{seed:016x}", supersede=True
         )  # fmt: skip
         made.rollout = started.id
-        rollouts.advance(database, now_s - 600)
+        rollouts.advance(database, now_s)
         with database.write() as conn:
             content = rollouts.find_rollout(conn, started.id)
             for watched in content.canaries:
