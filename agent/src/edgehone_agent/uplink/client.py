@@ -95,7 +95,7 @@ class CoreClient:
                 return self._call(name, body, headers)
             except _NETWORK as error:
                 self.close()
-                if kept is None or isinstance(error, TimeoutError | ssl.SSLError):
+                if kept is None or isinstance(error, TimeoutError):
                     raise
             return self._call(name, body, headers)
 
