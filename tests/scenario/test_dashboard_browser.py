@@ -256,7 +256,6 @@ def test_markup_of_others_is_text(site: Site, looking: Looking) -> None:
     status = site.rows(select(node.c.status).where(node.c.id == id))[0].status
     status[TASK] |= {
         "fault": HOSTILE,
-        "member": HOSTILE,
         "failed": [{"digest": "0" * 64, "version": 1, "why": HOSTILE}],
     }
     tags = {"site": HOSTILE, HOSTILE[:40]: "1"}
