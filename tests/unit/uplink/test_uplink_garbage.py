@@ -69,7 +69,7 @@ class Impostor:
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.server.daemon_threads = True
+        self.server.daemon_threads = False  # closing waits for them, so that no socket is left
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()
         self.port = int(self.server.server_address[1])
