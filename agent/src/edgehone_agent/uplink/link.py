@@ -116,6 +116,8 @@ class Uplink:
                     if client is not None:
                         client.interrupt()
                 thread.join(0.1)
+        if self._client is not None and not self._threads[0].is_alive():
+            self._client.close()
 
     def wake(self) -> None:
         """Have a round soon. Any thread, any number of times."""
