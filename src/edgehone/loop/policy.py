@@ -206,6 +206,6 @@ def _checked(name: str, value: Any) -> Any:
     return dict(value)
 
 
-def _demand(holds: bool, name: str, what: str, do: str = "see docs/commands/loop.md for every field") -> None:
+def _demand(holds: bool, name: str, what: str, do: str = "see docs/how-to/close-the-loop.md for every field") -> None:
     if not holds:
         raise InputError(what, where=f"loop policy: {name}", do=do)

@@ -153,7 +153,9 @@ def abort(site: Site, id: str, *, actor: str, now_s: float, why: str = "") -> Ro
     return after
 
 
-def advance(site: Site, round: Round, now_s: float, workers: Workers, *, ring: KeyRing | None = None) -> Round:
+def advance(
+    site: Site, round: Round, now_s: float, workers: Workers, *, ring: KeyRing | None = None, until: str = "done"
+) -> Round:  # fmt: skip
     """Take a round as far as it can go now, and return it as it is then.
 
     Args:
@@ -162,11 +164,13 @@ def advance(site: Site, round: Round, now_s: float, workers: Workers, *, ring: K
         now_s: the core's clock.
         workers: the training processes of this driver.
         ring: keys for signing; None for those that need no passphrase.
+        until: the last phase to pass.
 
     Raises:
         StateError, HostError: the disk or the database cannot be used; the round is left as it is.
     """
-    while not round.ended and round.state != "waiting":
+    last = machine.PHASES.index(until)
+    while not round.ended and round.state != "waiting" and machine.PHASES.index(round.phase) <= last:
         try:
             after = _STEPS[round.phase](site, round, now_s, workers, ring)
         except HostError:  # this machine cannot now; the round can later

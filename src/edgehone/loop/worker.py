@@ -1,12 +1,12 @@
-"""The process that trains: `python -m edgehone.loop.worker SPEC.json`. Nothing else of the loop imports torch.
+"""The process that trains: `python -m edgehone.loop.worker SPEC.json`. Nothing else of the loop loads torch.
 
 Rules:
 - The spec names the round's folder, the study, the task's source, members, settings, dataset and blobs.
 - Two steps: train (`search.refresh`, resumable) writes `trained.json`; bundle writes NAME.bundle for each member and
   then `bundles.json`. A file that is there is a step that is done, and is not done again.
 - One worker per round at a time: it holds `worker.lock`, and whoever comes second leaves at once.
-- It runs at the lowest priority, in bounded memory, and ends when its parent is gone or a file `stop` appears: what was
-  finished is kept. Progress goes to stdout, a line at a time. What went wrong is in `failed.json`.
+- Whoever starts it sets OMP_NUM_THREADS. It runs at low priority, in bounded memory, and ends when its parent is gone
+  or a file `stop` appears: what was finished is kept. Progress goes to stdout, a line at a time. What went wrong is in `failed.json`.
 """
 
 from __future__ import annotations
@@ -88,14 +88,11 @@ def main(argv: list[str]) -> int:
 
 
 def _work(spec: Mapping[str, Any], folder: Path, lines: Lines) -> None:
-    import torch
-
     from edgehone.loop.dataset import load
     from edgehone.record import to_json
     from edgehone.records.blobs import open_blobs
     from edgehone.search.refresh import RefreshSettings, refresh
 
-    torch.set_num_threads(max(1, int(spec["threads"])))
     study = folder / STUDY
     if not (folder / TRAINED).exists():
         settings = RefreshSettings(epochs=spec["epochs"], seed=spec["seed"])
