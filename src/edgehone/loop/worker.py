@@ -6,7 +6,8 @@ Rules:
   then `bundles.json`. A file that is there is a step that is done, and is not done again.
 - One worker per round at a time: it holds `worker.lock`, and whoever comes second leaves at once.
 - Whoever starts it sets OMP_NUM_THREADS. It runs at low priority, in bounded memory, and ends when its parent is gone
-  or a file `stop` appears: what was finished is kept. Progress goes to stdout, a line at a time. What went wrong is in `failed.json`.
+  or a file `stop` appears: what was finished is kept. Progress goes to stdout, a line
+  at a time. What went wrong is in `failed.json`.
 """
 
 from __future__ import annotations
