@@ -105,13 +105,16 @@ def test_the_node_imports_no_torch() -> None:
     assert result.stdout.strip() == "False"
 
 
+BINARY = {".png", ".npz", ".bin", ".bundle", ".delta", ".sqlite"}
+
+
 def test_the_repository_speaks_of_the_product_alone() -> None:
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     told = re.compile(r"\.\./shared|/work/|/root/|\bissue #?\d", re.IGNORECASE)
     places = []
     for name in tracked:
         path = ROOT / name
-        if path == Path(__file__) or path.suffix in {".png", ".npz", ".bin", ".bundle", ".delta", ".sqlite"} or not path.is_file():
+        if path == Path(__file__) or path.suffix in BINARY or not path.is_file():
             continue
         places += [f"{name}:{n}" for n, line in enumerate(path.read_text().splitlines(), 1) if told.search(line)]
     assert places == []
