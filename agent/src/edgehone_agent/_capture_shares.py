@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +30,12 @@ OTHER = "other"  # the stratum of those beyond that
 _HIGHEST_SCORE = 1e299
 _RAISE_BELOW = 0.5  # of a pool's fair bytes
 _LEAST = 1e-9
+
+
+class WrongValueError(sqlite3.DatabaseError):
+    """A database that is whole holds a value that was never written there: a bit of it has turned."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 class PoolName(NamedTuple):

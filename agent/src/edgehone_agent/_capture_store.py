@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehone_agent._capture_seal import SEAL_BYTES, Seal, UnreadableError, unpack
-from edgehone_agent._capture_shares import INFORMATIVE, LABELLED_RANK, UNIFORM, Place, PoolName, Shares, no_threshold
+from edgehone_agent._capture_shares import (
+    INFORMATIVE,
+    LABELLED_RANK,
+    UNIFORM,
+    Place,
+    PoolName,
+    Shares,
+    WrongValueError,
+    no_threshold,
+)
 from edgehone_agent.errors import EdgehoneError, InputError, StateError
 from edgehone_agent.feedback import LABELLING, Event, Told
 
@@ -264,12 +273,12 @@ class Store:
         for share, stratum, size, samples in self._run(
             "SELECT share, stratum, SUM(size), COUNT(*) FROM place GROUP BY share, stratum"
         ):
-            name = PoolName(share, stratum)
+            name = self._pool(share, stratum, size)
             self.shares.add(name, size)
             self.shares.pools[name].samples = samples
         self._saved = {}
         for share, stratum, threshold in self._run("SELECT share, stratum, threshold FROM pool"):
-            name = PoolName(share, stratum)
+            name = self._pool(share, stratum, threshold)
             self._saved[name] = threshold
             self.shares.limit(name, threshold)
         self._totals = Totals(
@@ -277,6 +286,13 @@ class Store:
         )
         self._count_feedback()
         self._version = self._data_version()
+
+    def _pool(self, share: object, stratum: object, figure: object) -> PoolName:
+        """The pool that a row names. A row that names none, or counts in no number, is damage."""
+        known = isinstance(share, str) and share in self.shares.budgets and isinstance(stratum, str)
+        if not known or not isinstance(figure, int | float):
+            raise WrongValueError(f"a pool is called {share!r}, {stratum!r} and holds {figure!r}"[:200])
+        return PoolName(str(share), str(stratum))
 
     def close(self) -> None:
         """Close the file. Calling it twice is fine."""
