@@ -388,7 +388,10 @@ class Node:
             found.context = context
             live = found.live
             if live is not None and live.feed is not None:
-                old, live.feed = live.feed, self._feed(found, live.loaded)
+                old = live.feed
+                old.drain()
+                old.save(self._monotonic(), at_once=True)  # the new one goes on with the labels from there
+                live.feed = self._feed(found, live.loaded)
                 old.drain()
                 if live.feed is not None:
                     live.feed.shadow = old.shadow

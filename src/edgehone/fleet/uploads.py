@@ -14,6 +14,7 @@ import binascii
 import io
 import json
 import math
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ def check_reading(line: SampleLine) -> Reading:
         if version != (1, 0):
             raise ValueError(f"version {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_BYTES)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise InputError("x is no .npy file of version 1.0", where=f"sample {line.id}") from error
     if dtype.kind not in _KINDS or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
         raise InputError("x is no whole .npy file of numbers", where=f"sample {line.id}")

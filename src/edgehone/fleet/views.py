@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
@@ -11,12 +12,14 @@ from edgehone.fleet.cohorts import cohort_of, load_cohorts
 from edgehone.fleet.nodes import QUARANTINED, REVOKED
 from edgehone.fleet.observed import NodeView
 from edgehone.records.tables import node
-from edgehone_agent.errors import UnfitError
+from edgehone_agent.errors import BundleError, UnfitError
 from edgehone_agent.fit import NodeFacts, check_fit
 from edgehone_agent.wire.uplink import TaskStatus
 
 ONLINE_S = 180.0
 """A node that was heard of within this time is asked and judged: three heartbeats of a minute."""
+
+_LOG = logging.getLogger("edgehone.fleet")
 
 
 def node_views(
@@ -37,7 +40,11 @@ def node_views(
         reported = row.status.get(task)
         if reported is None:
             continue
-        facts = node_facts(row.facts)
+        try:
+            status, facts = TaskStatus.from_json(reported), node_facts(row.facts)
+        except BundleError as error:  # one node's bad row must not stop the fleet
+            _LOG.warning("node %s is left out: %s", row.id, error)
+            continue
         if facts not in fitting:
             fitting[facts] = any(_fits(offer, facts) for offer in offers)
         found.append(
@@ -46,7 +53,7 @@ def node_views(
                 cohort=cohort_of(cohorts, task, row.tags).name,
                 online=row.seen_s is not None and abs(now_s - row.seen_s) <= online_s,
                 seen_s=row.seen_s,
-                status=TaskStatus.from_json(reported),
+                status=status,
                 tags=row.tags,
                 fits=fitting[facts],
                 quarantined=row.state == QUARANTINED,

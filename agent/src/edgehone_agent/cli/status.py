@@ -92,10 +92,11 @@ def _show(status: dict[str, Any]) -> None:
             (task.get("previous") or {}).get("version"),
             task.get("predictions"),
             (task.get("watch") or {}).get("level"),
+            (task.get("risk") or {}).get("level"),
         )
         for name, task in status["tasks"].items()
     ]
-    say_table(("task", "version", "member", "digest", "is", "before", "answers", "watch"), rows)
+    say_table(("task", "version", "member", "digest", "is", "before", "answers", "watch", "risk"), rows)
     for name, task in status["tasks"].items():
         _explain(name, task, ((registry or {}).get("tasks") or {}).get(name, {}))
 
