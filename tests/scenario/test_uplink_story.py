@@ -23,10 +23,9 @@ import pytest
 from sqlalchemy import select
 
 from edgehone.fleet import rollouts
-from edgehone.fleet.releases import sync
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.records.database import open_database
-from edgehone.records.tables import evidence, feedback, node, sample, served
+from edgehone.records.tables import evidence, feedback, node, release, sample, served
 from edgehone.registry.create import load_anchor
 from edgehone.registry.keys import KeyRing, Passphrases
 from edgehone.registry.publish import publish
@@ -88,11 +87,18 @@ class Site:
         ring = KeyRing([self.place.keys], Passphrases([PASSPHRASE]))
         store, anchor = Store(self.place.registry), load_anchor(ring)
         publish(store, ring, [made.path], [], datetime.now(UTC), anchor=anchor)
-        sync(self.database, store, time.time(), anchor=anchor)
         self.made[version] = made
+        self.wait_for_release(made.digest)
         if plan is not None:
             rollouts.start(self.database, TASK, version, now_s=time.time(), actor="core", plan=plan)
         return made
+
+    def wait_for_release(self, digest: str) -> None:
+        """The running core notices by itself what was published into its registry."""
+        until = time.monotonic() + 30
+        while digest not in {row.digest for row in self.rows(release)}:
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.2)
 
     def rollout(self) -> Any:
         with self.database.read() as conn:

@@ -129,12 +129,44 @@ def core_jobs() -> tuple[Job, ...]:
         Job("sessions", 600.0, lambda core, now_s: core.writer.run_now(lambda conn: drop_old_sessions(conn, now_s))),
         Job("certificate", 3600.0, lambda core, _: core.renew_tls()),
         Job("registry", 600.0, refresh_registry),
+        Job("releases", 2.0, Releases().follow),
     )
 
 
 def advance_rollouts(core: Core, now_s: float) -> None:
     """Take every rollout as far as it can go."""
     advance(core.database, now_s, online_s=3 * core.place.settings.interval_s)
+
+
+class Releases:
+    """Follows the core's registry: what a person publishes into it can be rolled out a moment later."""
+
+    def __init__(self) -> None:
+        self._seen: int | None = None
+
+    def follow(self, core: Core, now_s: float) -> None:
+        """Read the registry when it has been signed anew.
+
+        Raises:
+            EdgehoneError: the registry cannot be read, or is not what its keys signed.
+            OSError: as above.
+        """
+        timestamp = core.place.registry / "metadata" / "timestamp.json"
+        if not timestamp.is_file():
+            return
+        signed_at = timestamp.stat().st_mtime_ns
+        if signed_at == self._seen:
+            return
+        from edgehone.fleet.releases import sync
+        from edgehone.registry.create import load_anchor
+        from edgehone.registry.keys import KeyRing, Passphrases
+        from edgehone.registry.store import Store
+
+        anchor = load_anchor(KeyRing([core.place.keys], Passphrases()))
+        found = sync(core.database, Store(core.place.registry), now_s, anchor=anchor)
+        self._seen = signed_at
+        for digest in found.added:
+            _LOG.info("a release is new in the registry: %s", digest[:12])
 
 
 def refresh_registry(core: Core, now_s: float) -> None:
