@@ -291,6 +291,7 @@ class Connection(asyncio.Protocol):
         self._begin()
         self._state = _DISCARDING
         self._allow(_LINGER_S)
+        self._transport.set_protocol(_Discarding(self))
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -318,6 +319,38 @@ class Connection(asyncio.Protocol):
 
     def _release(self, size: int) -> None:
         self._server.hold(-size)
+
+
+class _Discarding(asyncio.BufferedProtocol):
+    """A connection after its refusal: all that still comes goes into the same bytes, so none of it costs memory."""
+
+    _SINK = bytearray(1 << 16)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  # asyncio's signature
+        """Where the next bytes go."""
+        return self._SINK
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """They are not looked at."""
+
+    def eof_received(self) -> bool:
+        """The client sends no more."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take its refusal."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client takes it."""
+        self._connection.resume_writing()
 
 
 def _path(url: str) -> str:
