@@ -382,8 +382,8 @@ class Store:
         ).fetchone()
         if found is not None:
             row, task, digest, stratum, layout, sealed = found
-            values = self._values(name, layout, sealed)
-            return Told(True, True, task, digest, stratum, values, self._is_uniform(row))
+            x, values = self._arrays(name, layout, sealed) or (None, None)
+            return Told(True, True, task, digest, stratum, values, self._is_uniform(row), x)
         found = self._run("SELECT task, digest, stratum, sealed FROM answer WHERE id = ?", (name,)).fetchone()
         if found is None:
             return Told(is_first=True)
@@ -394,13 +394,13 @@ class Store:
         task, digest, stratum, _ = found
         return Told(True, True, task, digest, stratum, values, is_drawn=True)
 
-    def _values(self, name: str, layout: str, sealed: bytes) -> NDArray[np.float32] | None:
-        """The answer of a sample, flat; None when it cannot be read."""
+    def _arrays(self, name: str, layout: str, sealed: bytes) -> tuple[NDArray[Any], NDArray[np.float32]] | None:
+        """The reading of a sample and its answer, flat; None when they cannot be read."""
         try:
-            answer = unpack(layout, self._seal.open(sealed, _sample_row(name)))[1]
+            x, answer = unpack(layout, self._seal.open(sealed, _sample_row(name)))[:2]
         except UnreadableError:
             return None
-        return answer.reshape(-1).astype(np.float32)
+        return x, answer.reshape(-1).astype(np.float32)
 
     def _is_uniform(self, row: int) -> bool:
         found = self._run("SELECT 1 FROM place WHERE sample = ? AND share = ?", (row, UNIFORM.share)).fetchone()
@@ -413,7 +413,7 @@ class Store:
         task, digest, time, stratum, layout, sealed = self._run(
             "SELECT task, digest, time, stratum, layout, sealed FROM sample WHERE row = ?", (row,)
         ).fetchone()
-        values = self._values(name, layout, sealed)
+        _, values = self._arrays(name, layout, sealed) or (None, None)
         kept = None
         if values is not None and len(values) <= _LONGEST_ANSWER:
             kept = self._seal.close(values.astype("<f4").tobytes(), _answer_row(name))

@@ -57,6 +57,7 @@ class Told(NamedTuple):
         values: what was answered, flat; None when that cannot be read, or is too long to be remembered.
         is_drawn: the sample is in the uniform share, or was when it was exported.
         is_captured: the sample is known at all; else nothing but `is_first` says anything.
+        x: the reading, one example, while it is on the node.
     """
 
     is_first: bool
@@ -66,6 +67,7 @@ class Told(NamedTuple):
     stratum: str = ""
     values: NDArray[np.float32] | None = None
     is_drawn: bool = False
+    x: NDArray[Any] | None = None
 
 
 def read_event(event: Mapping[str, Any]) -> Event:

@@ -17,7 +17,7 @@ from edgehone_agent.uplink.beat import compose, news, next_wait_s
 from edgehone_agent.uplink.desired import PATIENCE, Mind, hear, load_mind, save_mind
 from edgehone_agent.verify import Delta, Release
 from edgehone_agent.wire.manifest import Fit
-from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, read, write
+from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, Labelled, read, write
 
 FACTS = NodeFacts("x86_64", ("litert",), 10**9)
 
@@ -139,7 +139,7 @@ def test_a_status_becomes_a_heartbeat_that_the_core_reads() -> None:
         "latency_us": 12.5, "watch": {"level": 2}, "predictions": 7,
         "risk": {"level": None, "drawn": {"rows": 3, "wrong": 1}, "sent": {"rows": 2, "wrong": 2}},
         "shadow": {"digest": "c" * 64, "version": 4, "rows": 9, "disagreements": 1, "latency_us": 3.0, "fault": None,
-                   "labelled": {"rows": 2, "wrong": 0, "champion_wrong": 1}},
+                   "labelled": {"rows": 2, "wrong": 1, "champion_wrong": 1, "both_wrong": 1}},
     }  # fmt: skip
     empty = {"ready": False, "fault": None, "failed": [], "trial": None, "swaps": 0, "roll_backs": 0}
     status = {"fault": "full", "tasks": {"digits": task, **{f"t{n}": {**task} for n in range(20)}, "new": empty}}
@@ -152,7 +152,7 @@ def test_a_status_becomes_a_heartbeat_that_the_core_reads() -> None:
     one = told.tasks["digits"]
     assert (one.watch_level, one.risk_level, one.crashes, one.version) == (2, 0, 1, 3)
     assert one.labelled is not None and (one.labelled.rows, one.labelled.wrong) == (5, 3)
-    assert one.shadow is not None and one.shadow.labelled is not None and one.shadow.labelled.champion_wrong == 1
+    assert one.shadow is not None and one.shadow.labelled == Labelled(2, 1, 1, 1)
     assert told.tasks["new"].digest is None and told.floors == {"digits": 3} and told.flags[0] == "a"
     moved = {**status, "tasks": {**status["tasks"], "digits": {**task, "watch": {"level": 3}}}}
     assert news(status) != news(moved) and news(status) == news({**status, "fault": None})

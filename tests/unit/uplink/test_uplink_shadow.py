@@ -63,7 +63,7 @@ def test_rows_disagreements_and_labels_are_counted_as_they_are(pair: Pair) -> No
     for n, name in enumerate(ids):
         pair.node.feedback({"id": f"e{n}", "prediction_id": name, "kind": "correct", "label": LABELS[int(mine[n])]})
     labelled = pair.told()["labelled"]
-    assert labelled == {"rows": 30, "wrong": 0, "champion_wrong": int((theirs != mine).sum())}
+    assert labelled == {"rows": 30, "wrong": 0, "champion_wrong": int((theirs != mine).sum()), "both_wrong": 0}
     pair.node.shadow(TASK, None)
     assert pair.node.status()["tasks"][TASK]["shadow"] is None
 
@@ -75,7 +75,7 @@ def test_a_confirmation_says_that_the_shadow_is_wrong_where_it_differs(pair: Pai
     differ = pair.told()["disagreements"]
     for n, name in enumerate(ids):
         pair.node.feedback({"id": f"e{n}", "prediction_id": name, "kind": "confirm"})
-    assert pair.told()["labelled"] == {"rows": 20, "wrong": differ, "champion_wrong": 0}
+    assert pair.told()["labelled"] == {"rows": 20, "wrong": differ, "champion_wrong": 0, "both_wrong": 0}
 
 
 def test_when_many_come_it_takes_its_share_and_no_more(pair: Pair) -> None:
@@ -115,6 +115,7 @@ def test_other_readings_cannot_be_compared_and_other_classes_are_by_name(pair: P
     champion, shadow = LABELS[int(pair.one.y.argmax())], (*LABELS, "wave")[int(more.y.argmax())]
     assert pair.told()["labelled"] == {
         "rows": 1, "wrong": int(shadow != "wave"), "champion_wrong": int(champion != "wave"),
+        "both_wrong": int("wave" not in (champion, shadow)),
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Shadow:
         self.digest, self.version = digest, manifest.version
         self.fault = fault
         self.rows = self.disagreements = self.passed_over = 0
-        self.labelled = self.wrong = self.champion_wrong = 0
+        self.labelled = self.wrong = self.champion_wrong = self.both_wrong = 0
         self._manifest, self._champion, self._model = manifest, champion, model
         self._latency_us, self._share, self._clock, self._settle = latency_us, share, clock, settle
         self._is_classifier = is_classifier(champion)
@@ -166,11 +166,15 @@ class Shadow:
             self.labelled += 1
             self.champion_wrong += verdict[0]
             self.wrong += verdict[1]
+            self.both_wrong += verdict[0] and verdict[1]
 
     def status(self) -> dict[str, Any]:
         """What there is to tell, JSON-able; `labelled` is None where no label came."""
         with self._lock:
-            labelled = {"rows": self.labelled, "wrong": self.wrong, "champion_wrong": self.champion_wrong}
+            labelled = {
+                "rows": self.labelled, "wrong": self.wrong, "champion_wrong": self.champion_wrong,
+                "both_wrong": self.both_wrong,
+            }  # fmt: skip
             return {
                 "digest": self.digest, "version": self.version, "rows": self.rows, "disagreements": self.disagreements,
                 "passed_over": self.passed_over, "latency_us": self._latency_us, "fault": self.fault,

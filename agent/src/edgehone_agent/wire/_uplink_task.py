@@ -45,11 +45,13 @@ class Labelled:
 
     Attributes:
         champion_wrong: of a shadow's rows, those that the model that answers had wrong; None for that model itself.
+        both_wrong: of a shadow's rows, those that both had wrong; 0 from a node that does not count them.
     """
 
     rows: int
     wrong: int
     champion_wrong: int | None = None
+    both_wrong: int = 0
 
     @classmethod
     def from_json(cls, data: Any) -> Labelled:
@@ -57,7 +59,8 @@ class Labelled:
         fields = Fields(data, "labelled")
         rows = fields.whole("rows", 0, HIGHEST)
         champion = fields.whole("champion_wrong", 0, rows) if fields.data.get("champion_wrong") is not None else None
-        return cls(rows, fields.whole("wrong", 0, rows), champion)
+        wrong = fields.whole("wrong", 0, rows)
+        return cls(rows, wrong, champion, fields.whole("both_wrong", 0, min(wrong, champion or 0), 0))
 
 
 @dataclass(frozen=True)
