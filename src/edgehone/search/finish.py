@@ -39,6 +39,8 @@ def finish(
 ) -> tuple[MemberRecord, tuple[MemberRecord, ...], Noise | None]:  # fmt: skip
     """Records of the original and of every member, and how noisy the machine was (None when nothing was timed)."""
     versions = [original, *members]
+    for version in versions:
+        export(version, workspace)
     timings = _time(versions, workspace, progress) if target.here else {}
     baseline = _baseline(timings)
     answers = {split: judge.answers(_reference(workspace), FORMATS["onnx"], split) for split in ("validation", "test")}
@@ -86,8 +88,6 @@ def _reference(workspace: Workspace) -> Path:
 
 def _time(versions: list[Version], workspace: Workspace, progress: Progress) -> Timings:
     """All files of all versions in one interleaved run."""
-    for version in versions:
-        export(version, workspace)
     sessions = {
         f"{version.name} {runtime}": RUNTIMES.get(runtime).load(workspace.folder / version.file(name))
         for version in versions
