@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgehone_agent._floors import Floors, Mark
-from edgehone_agent._releases import highest_version
 from edgehone_agent.errors import TrustError
+from edgehone_agent.releases import highest_version
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Root

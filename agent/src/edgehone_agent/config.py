@@ -301,7 +301,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_task(task: str) -> None:
-    from edgehone_agent._releases import checked_task
+    from edgehone_agent.releases import checked_task
 
     try:
         checked_task(task)

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING
 
 from edgehone_agent._floors import Floors, FloorStore, Mark, merge
 from edgehone_agent._guards import raised, refuse_older, stated_period_s
-from edgehone_agent._releases import Delta, Release, checked_task, highest_version, location, read_releases
 from edgehone_agent.errors import RegistryError
+from edgehone_agent.releases import Delta, Release, checked_task, highest_version, location, read_releases
 from edgehone_agent.transport import Progress, Source
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from edgehone.registry.keys import short
 from edgehone.registry.names import blob_path, role_of
 from edgehone.registry.objects import Objects
 from edgehone.registry.state import read
-from edgehone_agent._releases import Release, read_releases
 from edgehone_agent.bundle import open_bundle
+from edgehone_agent.releases import Release, read_releases
 from edgehone_agent.wire.manifest import Fit, Manifest
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

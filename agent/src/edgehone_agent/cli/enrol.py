@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     import sys
     import time
 
-    from edgehone_agent._releases import checked_task
     from edgehone_agent.errors import InputError
+    from edgehone_agent.releases import checked_task
     from edgehone_agent.uplink.enrol import enrol
     from edgehone_agent.uplink.identity import about
 
