@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # torch by name, in the same command as what depends on it: pip must not pick another build for it.
 CORE := torch --editable ./agent --editable
+STUDY_ARGS ?=
 DEMO_ARGS ?=
 
 .PHONY: help setup demo test lint format bench clean system-packages
@@ -28,9 +29,10 @@ $(VENV)/.dev: $(VENV)/.core
 
 setup: $(VENV)/.dev ## create .venv with everything
 
-demo: $(VENV)/.core ## make a family of a network, publish it, serve it, and notice that its world changes
-	@$(BIN)/edgehone optimize fashion-mnist --members 4 --max-drop 3pp --time 8min --output demo --resume $(DEMO_ARGS)
-	@$(BIN)/python examples/edge/demo.py demo
+demo: $(VENV)/.core ## make a family of a network, publish it, serve it, change its world, and watch the fleet learn it
+	@$(BIN)/edgehone optimize fashion-mnist --members 3 --max-drop 3pp --time 6min --output demo/study --resume $(STUDY_ARGS)
+	@$(BIN)/python examples/edge/demo.py demo/study
+	@$(BIN)/python examples/fleet/demo.py demo/study --output demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev system-packages ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)

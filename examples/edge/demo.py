@@ -1,6 +1,6 @@
 """From a finished study to a node that notices that its world has changed. `make demo` runs it after the study:
 
-    python examples/edge/demo.py demo          the study of `edgehone optimize fashion-mnist -o demo`
+    python examples/edge/demo.py demo/study    the study of `edgehone optimize fashion-mnist -o demo/study`
 
 1. two bundles, a registry with keys of its own, and a signed release      edgehone bundle, edgehone registry
 2. an agent that takes the release, proves it, and serves it                edgehone-agent run

@@ -14,15 +14,17 @@ from sqlalchemy import select
 from edgehone.errors import HostError
 from edgehone.records.tables import decision, rollout_event, sample
 from edgehone.records.tables import round as round_table
+from edgehone.service.dashboard.readings import as_picture
 from edgehone.simulate.nodes import LiveNode, Processes
 from edgehone.simulate.people import SimulatedPerson
 from edgehone.simulate.scenario import Scenario
 from edgehone.simulate.story import Story
-from edgehone.simulate.streams import Pool, Stream
+from edgehone.simulate.streams import Pool, Seen, Stream
 
 LOOK_S = 1.0
 ALARM = 2  # level of the watch: 1 false alarm in 100,000 readings
 _MOST_LABELS = 32  # at one look, so that feeding goes on
+_SHOWN = 10  # readings of a phase that the report shows
 
 
 class Live:
@@ -48,6 +50,7 @@ class Live:
         self._levels: dict[str, int] = {}
         self._versions: dict[str, int] = {}
         self._phase = ""
+        self._kept: list[bytes] = []  # of the phase, to be shown
         self._looked_s = 0.0
         self.row = 0
         self.labels = 0
@@ -81,8 +84,9 @@ class Live:
         for number, (node, stream) in enumerate(zip(self._nodes, self._streams, strict=True)):
             seen = stream.reading(self.row)
             if number == 0 and seen.phase != self._phase:
-                self._phase = seen.phase
-                self._story.event("phase", seen.phase)
+                self._story.event("phase", seen.phase, mark=seen.phase if self._phase else "")
+                self._phase, self._kept = seen.phase, []
+            self._keep(number, seen)
             try:
                 answered = node.ask(seen.x)
             except HostError:  # busy or swapping; a device would lose this reading, too
@@ -95,6 +99,17 @@ class Live:
                 self._versions[node.name] = answered.version
                 self._story.event("serves", f"{node.name} answers with version {answered.version}")
         self.row += 1
+
+    def _keep(self, number: int, seen: Seen) -> None:
+        """Show the first readings of a phase, of the first node that it is about."""
+        phase, _ = self._scenario.phase_at(self.row)
+        touched = (node for node in range(len(self._nodes)) if phase.touches(node, self._scenario.cohort(node)))
+        if number != next(touched, 0) or len(self._kept) >= _SHOWN:
+            return
+        picture = as_picture(seen.x)
+        self._kept += [picture] if picture is not None else []
+        if len(self._kept) == _SHOWN:
+            self._story.show(f"{self._nodes[number].name}, {phase.name}", self._kept)
 
     def _label(self) -> None:
         """The person looks through what nodes have sent up."""
@@ -113,14 +128,16 @@ class Live:
             self._nodes[number].feedback(f"label-{id}", id, label=label, time_s=time.time())
             given += 1
         if given and not self.labels:
-            self._story.event("labels", "the first labels are given")
+            self._story.event("labels", "the first labels are given", mark="a person begins to label")
         self.labels += given
 
     def _look(self) -> None:
         for node in self._nodes:
             level = int((node.status().get("watch") or {}).get("level") or 0)
             if level > self._levels.get(node.name, 0):
-                self._story.event("alarm", f"the watch of {node.name} is at level {level}")
+                is_first = level >= ALARM and not self.alarmed
+                mark = f"the watch of {node.name} raises an alarm" if is_first else ""
+                self._story.event("alarm", f"the watch of {node.name} is at level {level}", mark=mark)
                 if level >= ALARM:
                     self.alarmed.add(node.name)
                     self.labelling = True
@@ -131,17 +148,36 @@ class Live:
             ):
                 self._seen["decision"] = one.id
                 self._story.event("decision", f"{one.answer}: {one.why}")
-            for one in conn.execute(select(round_table).order_by(round_table.c.started_s)):
+            rounds = conn.execute(select(round_table).order_by(round_table.c.started_s)).all()
+            for one in rounds:
                 now = f"{one.phase} {one.state}"
                 if self._seen.get(one.id) != now:
                     self._seen[one.id] = now
-                    self._story.event(
-                        "round", f"{one.phase} ({one.state})" + (f": {one.why}" if one.state != "running" else "")
-                    )
+                    words = f"{one.phase} ({one.state})" + (f": {one.why}" if one.state != "running" else "")
+                    self._story.event("round", words, mark=_ROUND_MARKS.get(now, ""))
             for one in conn.execute(
                 select(rollout_event)
                 .where(rollout_event.c.id > int(self._seen.get("event", 0)))
                 .order_by(rollout_event.c.id)
             ):
                 self._seen["event"] = one.id
-                self._story.event("rollout", f"{one.what}: {one.detail.get('words', '')}")
+                words = f"{one.what}: {one.detail.get('words', '')}"
+                self._story.event("rollout", words, mark=_rollout_mark(words) if rounds else "")
+
+
+_ROUND_MARKS = {
+    "train running": "the core trains the next version", "gate refused": "the round is refused",
+    "done done": "the round is done",
+}  # fmt: skip
+
+
+def _rollout_mark(words: str) -> str:
+    """What of a rollout stands at the picture."""
+    what, _, rest = words.partition(": ")
+    if what == "started":
+        return f"{rest.partition(' of ')[0]} answers in the shadow"
+    if "canary begins" in rest:
+        return "a canary answers with it"
+    if what in ("rolled back", "aborted"):
+        return "it is rolled back"
+    return ""

@@ -1,47 +1,50 @@
 """What happened in a simulation: events and accuracy over time, as lines, as JSON, and as one HTML page.
 
 story = Story(clock)
-story.answer("north", is_right=True, latency_us=90.0, level=0)
-story.event("alarm", "north sees something new")
-story.write(folder)                   # story.json and report.html
+story.answer("north", is_right=True, latency_us=90.0)
+story.event("alarm", "north sees something new", mark="an alarm")    # marked: a number on the picture
+story.show("north in the dark", [picture, picture])
+story.write(folder, "A fleet that learned")                          # story.json and report.html
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
 from edgehone.report import theme
-from edgehone.report.plots import both
-from edgehone.report.plots.curves import Line, curves
+from edgehone.report.plots import PHONE
+from edgehone.report.plots.curves import Line
+from edgehone.report.plots.timeline import Mark, timeline
+from edgehone.report.svg import tag
 
 BIN_S = 2.0
-_STYLE = """
-body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;
-max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--rule)}
-td:first-child{font-variant-numeric:tabular-nums;white-space:nowrap;color:var(--soft)}svg{width:100%;height:auto}
-.wide{display:none}@media(min-width:48rem){.wide{display:block}.narrow{display:none}}
-text{fill:var(--soft);font-size:12px}.grid{stroke:var(--grid)}.base{stroke:var(--rule)}.curve{fill:none;stroke:var(--c);stroke-width:2}
-.leader{fill:none;stroke:var(--c)}.mark,.name{fill:var(--c)}.c-0{--c:var(--hue0)}.c-1{--c:var(--hue1)}.c-2{--c:var(--hue2)}
-.c-3{--c:var(--hue3)}.c-4{--c:var(--hue4)}.c-5{--c:var(--hue5)}.c-original{--c:var(--original)}
-"""
+_POINTS = 40  # of a line in the picture: fewer would hide what happened, more would show the noise of small samples
+_WIDE = 900
+_FOLDER = Path(__file__).parent
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """An event, seconds after the start."""
+    """An event, seconds after the start. `mark` is what stands at the picture; "" for an event that is not there."""
 
     at_s: float
     what: str
     words: str
+    mark: str = ""
 
 
 @dataclass
@@ -61,16 +64,22 @@ class Story:
         self.moments: list[Moment] = []
         self._windows: dict[str, dict[int, Window]] = defaultdict(dict)
         self._latencies: dict[int, list[float]] = defaultdict(list)
+        self._shown: list[tuple[str, tuple[bytes, ...]]] = []
 
     @property
     def now_s(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._start_s
 
-    def event(self, what: str, words: str) -> None:
-        """Something happened."""
-        self.moments.append(Moment(round(self.now_s, 1), what, words))
+    def event(self, what: str, words: str, *, mark: str = "") -> None:
+        """Something happened. `mark` numbers it on the picture, with these few words."""
+        self.moments.append(Moment(round(self.now_s, 1), what, words, mark))
         self._say(f"{self.now_s:6.1f} s  {what:9} {words}")
+
+    def show(self, caption: str, pictures: Sequence[bytes]) -> None:
+        """Pictures (PNG) of what devices saw."""
+        if pictures:
+            self._shown.append((caption, tuple(pictures)))
 
     def answer(self, cohort: str, *, is_right: bool, latency_us: float) -> None:
         """A node answered."""
@@ -83,9 +92,20 @@ class Story:
 
     def accuracy(self, cohort: str, from_s: float, to_s: float) -> float | None:
         """Share of right answers between two times; None without any."""
+        right, rows = self._counts(cohort, from_s, to_s)
+        return right / rows if rows else None
+
+    def share(self, cohort: str, from_s: float, to_s: float) -> str:
+        """The same in words, with the half width of its 95 % interval (Wald)."""
+        right, rows = self._counts(cohort, from_s, to_s)
+        if not rows:
+            return "no answers"
+        value = right / rows
+        return f"{100 * value:.1f} ± {196 * math.sqrt(value * (1 - value) / rows):.1f} %"
+
+    def _counts(self, cohort: str, from_s: float, to_s: float) -> tuple[int, int]:
         found = [w for n, w in self._windows[cohort].items() if from_s <= n * BIN_S and (n + 1) * BIN_S <= to_s]
-        rows = sum(window.rows for window in found)
-        return sum(window.right for window in found) / rows if rows else None
+        return sum(window.right for window in found), sum(window.rows for window in found)
 
     def latency_us(self, from_s: float, to_s: float) -> float | None:
         """Median latency between two times; None without any."""
@@ -106,31 +126,60 @@ class Story:
             },
         }
 
-    def html(self, title: str) -> str:
-        """One page that loads nothing."""
+    def html(self, title: str, headline: str = "", tiles: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> str:
+        """One page that loads nothing.
+
+        Args:
+            title: of the page.
+            headline: one sentence below it.
+            tiles: name → (stage, figure in words), the last of which counts most.
+        """
         lines = [
-            Line(cohort, number + 1, tuple((n * BIN_S, 100 * w.right / w.rows) for n, w in sorted(windows.items())))
+            Line(cohort, number + 1, _points(windows))
             for number, (cohort, windows) in enumerate(sorted(self._windows.items()))
         ]
-        drawn = both(lambda width: curves(lines, "accuracy", lambda v: f"{v:.0f} %", width, rate=True)) if lines else ""
-        drawn = drawn.replace(">epochs<", ">seconds<").replace("over epochs", "over seconds").replace(" epochs", " s")
-        rows = "".join(
-            f"<tr><td>{one.at_s:.1f} s</td><td>{escape(one.what)}</td><td>{escape(one.words)}</td></tr>"
-            for one in self.moments
-        )
-        return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-            f"<style>{theme.variables()}{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-            f"<h2>Accuracy of each cohort</h2>{drawn}<h2>What happened</h2>"
-            f"<table><thead><tr><th>when</th><th>what</th><th></th></tr></thead><tbody>{rows}</tbody></table>"
-            f"</body></html>\n"
-        )
+        marks = [Mark(one.at_s, one.mark) for one in self.moments if one.mark]
+        drawn = ""
+        for box, width in (("narrow", PHONE), ("wide", _WIDE)) if lines else ():
+            drawn += tag("div", timeline(lines, marks, "accuracy", lambda value: f"{value:.0f} %", width), class_=box)
+        shown = [
+            {
+                "caption": caption,
+                "sources": ["data:image/png;base64," + base64.b64encode(one).decode() for one in pictures],
+            }
+            for caption, pictures in self._shown
+        ]
+        return _TEMPLATES.get_template("story.html.j2").render(
+            title=title, headline=headline, marks=marks, moments=self.moments, shown=shown,
+            tiles=[{"name": name, "stages": list(values)} for name, values in (tiles or {}).items()],
+            plot=Markup(drawn),  # drawn by us: names in it are escaped
+            style=Markup(theme.variables() + (_FOLDER / "story.css").read_text(encoding="utf-8")),
+        )  # fmt: skip
 
-    def write(self, folder: Path, title: str) -> Path:
-        """Write story.json and report.html; the page's path. Raises OSError."""
+    def write(
+        self,
+        folder: Path,
+        title: str,
+        headline: str = "",
+        tiles: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    ) -> Path:
+        """Write story.json and report.html (see `html`); the page's path. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "story.json").write_text(json.dumps(self.to_json(), indent=1))
         page = folder / "report.html"
-        page.write_text(self.html(title), encoding="utf-8")
+        page.write_text(self.html(title, headline, tiles), encoding="utf-8")
         return page
+
+
+def _points(windows: Mapping[int, Window]) -> tuple[tuple[float, float], ...]:
+    """(seconds, accuracy in %) of windows, put together so that a line has about `_POINTS` of them."""
+    if not windows:
+        return ()
+    together = max(1, -(-(max(windows) - min(windows) + 1) // _POINTS))
+    groups: dict[int, list[tuple[int, Window]]] = defaultdict(list)
+    for number, window in windows.items():
+        groups[number // together].append((number, window))
+    return tuple(
+        ((group + 0.5) * together * BIN_S, 100 * sum(w.right for _, w in found) / sum(w.rows for _, w in found))
+        for group, found in sorted(groups.items())
+    )

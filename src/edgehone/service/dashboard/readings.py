@@ -94,10 +94,16 @@ def picture(content: bytes) -> bytes:
     Raises:
         ValueError: it is no picture.
     """
-    plane = _plane(read_array(content))
-    if plane is None:
+    found = as_picture(read_array(content))
+    if found is None:
         raise ValueError("the reading is no picture")
-    return png(_bytes(_thin(plane)))
+    return found
+
+
+def as_picture(x: NDArray[np.floating]) -> bytes | None:
+    """A reading in memory as PNG; None for what is no picture."""
+    plane = _plane(x.astype(np.float64))
+    return None if plane is None else png(_bytes(_thin(plane)))
 
 
 def _plane(array: NDArray[np.float64]) -> NDArray[np.float64] | None:
