@@ -18,6 +18,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -127,6 +128,12 @@ class Core:
         files = self.authority.serve_as(self.place.settings.names, self.clock())
         if self._context is not None:
             self._context.load_cert_chain(files.cert, files.key)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders on the disks of this machine that the database and the blobs fill."""
+        file, blobs = self.database.file, Path(self.blobs.url)
+        return (*([file.parent] if file else []), *([blobs] if blobs.is_dir() else []))
 
     @property
     def node_life_s(self) -> float:

@@ -24,6 +24,7 @@ class Limits:
         calls_per_s, calls_burst: every other call of one node; more gets 429.
         node_bytes_per_day: samples and feedback that one node may send up; more gets 429.
         node_rows_per_day: the same in rows.
+        free_share, free_bytes: of a disk of the core that uploads leave free, whichever is less; more gets 503.
         sign_ins, sign_in_window_s: failures per name and per address before they have to wait.
     """
 
@@ -43,5 +44,7 @@ class Limits:
     calls_burst: float = 50.0
     node_bytes_per_day: int = 256 << 20
     node_rows_per_day: int = 100_000
+    free_share: float = 0.05
+    free_bytes: int = 256 << 20
     sign_ins: int = 10
     sign_in_window_s: float = 300.0

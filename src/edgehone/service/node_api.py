@@ -4,7 +4,8 @@ Rules (docs/formats/uplink.md is the protocol):
 - Every call but `enrol` needs a certificate of ours that has not run out and is not revoked, checked at each request.
 - A call is answered when what it brought is on disk.
 - A node that calls too often, or sends more than its share of a day, gets 429 with Retry-After, before its body is
-  looked into. Others do not notice.
+  looked into. Others do not notice. What could not be kept does not count against its share.
+- Uploads leave room on the disk, so that heartbeats go on where a fleet sends more than there is room for.
 - All refusals of an enrolment token look the same and take the same time.
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from edgehone.fleet import enrol as enrolment
@@ -22,7 +24,8 @@ from edgehone.service.answers import Refused, answer, answer_error, read_body
 from edgehone.service.core import Core
 from edgehone.service.listen import PEER, Peer
 from edgehone.service.rates import Buckets
-from edgehone_agent.errors import BundleError, EdgehoneError, InputError, TrustError
+from edgehone.service.trouble import Room, Trouble
+from edgehone_agent.errors import BundleError, EdgehoneError, HostError, InputError, TrustError
 from edgehone_agent.wire import uplink
 from edgehone_agent.wire.strict_json import read_json
 
@@ -41,6 +44,9 @@ class NodeApi:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._enrols = Buckets(_ENROLS_PER_S, _ENROLS_BURST)
+        limits = core.limits
+        self._room = Room(core.folders, share=limits.free_share, most_bytes=limits.free_bytes)
+        self._full, self._blobs = Trouble("uploads"), Trouble("the blobs")
         self._calls: dict[str, tuple[str, Call]] = {
             "heartbeat": ("POST", self._heartbeat),
             "renew": ("POST", self._renew),
@@ -89,12 +95,23 @@ class NodeApi:
         if wait_s:
             raise Refused(429, "this node calls too often", do=_WAIT, wait_s=wait_s)
 
-    def _charge(self, node: str, size_bytes: int, rows: int) -> None:
-        """Count what a node sends up. Raises Refused beyond its share."""
-        now_s = self._core.clock()
-        wait_s = self._core.bytes_up.take(node, now_s, size_bytes) or self._core.rows_up.take(node, now_s, rows)
+    @contextmanager
+    def _kept(self, node: str, size_bytes: int, rows: int) -> Iterator[None]:
+        """A block that keeps what a node sends up, and counts it. Raises Refused beyond its share, StateError."""
+        with self._full.watched():
+            self._room.check(size_bytes)
+        core, now_s = self._core, self._core.clock()
+        wait_s = core.bytes_up.take(node, now_s, size_bytes)
+        if not wait_s and (wait_s := core.rows_up.take(node, now_s, rows)):
+            core.bytes_up.give(node, size_bytes)
         if wait_s:
             raise Refused(429, "this node has sent its share of a day", do=_WAIT, wait_s=wait_s)
+        try:
+            yield
+        except HostError:  # the node will send it again
+            core.bytes_up.give(node, size_bytes)
+            core.rows_up.give(node, rows)
+            raise
 
     async def _heartbeat(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
@@ -132,19 +149,19 @@ class NodeApi:
     async def _evidence(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
         body = await read_body(scope, receive, uplink.MAX_EVIDENCE_BYTES)
-        self._charge(node, len(body), 1)
-        told = uplink.read(uplink.Evidence, body)
-        await core.writer.run(lambda conn: uploads.take_evidence(conn, node, told, core.clock()))
+        with self._kept(node, len(body), 1):
+            told = uplink.read(uplink.Evidence, body)
+            await core.writer.run(lambda conn: uploads.take_evidence(conn, node, told, core.clock()))
         await answer(send, 204)
 
     async def _samples(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
         body = await read_body(scope, receive, uplink.MAX_SAMPLES_BYTES)
         lines = [line for line in body.split(b"\n") if line.strip()]
-        self._charge(node, len(body), len(lines))
-        readings = await asyncio.to_thread(_readings, lines)
-        stored = await asyncio.to_thread(self._store, node, readings)
-        taken = await core.writer.run(lambda conn: uploads.take_samples(conn, node, stored, core.clock()))
+        with self._kept(node, len(body), len(lines)):
+            readings = await asyncio.to_thread(_readings, lines)
+            stored = await asyncio.to_thread(self._store, node, readings)
+            taken = await core.writer.run(lambda conn: uploads.take_samples(conn, node, stored, core.clock()))
         await answer(send, 200, uplink.write(taken))
 
     def _store(self, node: str, readings: list[uploads.Reading]) -> list[tuple[uploads.Reading, str]]:
@@ -152,7 +169,9 @@ class NodeApi:
         with self._core.database.read() as conn:
             known = uploads.known_samples(conn, node, [reading.line.id for reading in readings])
         fresh = [reading for reading in readings if reading.line.id not in known]
-        blobs = dict(zip(map(id, fresh), self._core.blobs.put_many([one.content for one in fresh]), strict=True))
+        with self._blobs.watched():
+            digests = self._core.blobs.put_many([one.content for one in fresh])
+        blobs = dict(zip(map(id, fresh), digests, strict=True))
         return [(reading, blobs.get(id(reading), "")) for reading in readings]
 
     async def _feedback(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
@@ -164,8 +183,8 @@ class NodeApi:
             raise InputError(error.what, where=error.where) from error
         if len(events) > uplink.MAX_EVENTS:
             raise InputError(f"there are more than {uplink.MAX_EVENTS} events", do="send them in several calls")
-        self._charge(node, len(body), len(events))
-        taken = await core.writer.run(lambda conn: uploads.take_feedback(conn, node, events, core.clock()))
+        with self._kept(node, len(body), len(events)):
+            taken = await core.writer.run(lambda conn: uploads.take_feedback(conn, node, events, core.clock()))
         await answer(send, 200, uplink.write(taken))
 
     async def _wake(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:  # noqa: ARG002

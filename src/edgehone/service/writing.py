@@ -25,6 +25,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from edgehone.records.database import Database
 from edgehone.service.answers import Refused
+from edgehone.service.trouble import Trouble
 from edgehone_agent.errors import BusyError, EdgehoneError, HostError, InputError, StateError
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Writer:
         self._closed = False
         self.commits = 0
         self.jobs = 0
+        self._trouble = Trouble("the database")
         self._thread = threading.Thread(target=self._work, name="edgehone-writer", daemon=True)
         self._thread.start()
 
@@ -138,9 +140,11 @@ class Writer:
                         job.result = result
         except (EdgehoneError, SQLAlchemyError, OSError) as error:
             failure = error if isinstance(error, EdgehoneError) else _failure(error)
+            self._trouble.tell(failure)
             for job in jobs:
                 job.result = failure
         else:
+            self._trouble.tell(None)
             self.commits += 1
             self.jobs += len(jobs)
 
