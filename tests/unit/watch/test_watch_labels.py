@@ -194,3 +194,17 @@ class TestTheEvidence:
                 fed(seed * 10_000 + labels.drawn.rows, 20, 0.16, labels)
             rows.append(labels.drawn.rows)
         assert np.median(rows) <= 600 and max(rows) < 2_000
+
+
+def test_the_share_of_wrong_labels_is_kept_with_the_state() -> None:
+    labels = Labels(manifest(accuracy_test=figure(0.9)), DIGEST)
+    assert labels.set_label_error(0.1) and not labels.set_label_error(0.1)
+    for n in range(300):
+        labels.take(event("correct", label=int(n % 5 == 0)), 0, is_drawn=True)
+    other = Labels(manifest(accuracy_test=figure(0.9)), DIGEST)
+    other.restore(labels.to_bytes())
+    assert other.label_error == labels.label_error == pytest.approx(0.1) and other.evidence() == labels.evidence()
+    assert other.set_label_error(0.0)
+    assert other.detector is not None and other.detector.evidence()["rows"] == 0 and other.drawn.rows == 300
+    numbers = Labels(manifest("regression", 1, mae_test=figure(0.5)), DIGEST)
+    assert not numbers.set_label_error(0.1) and numbers.label_error == 0  # people's errors have no share there

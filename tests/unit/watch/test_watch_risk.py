@@ -94,3 +94,53 @@ def test_what_is_no_loss_is_refused() -> None:
     assert detector.evidence()["rows"] == 0
     with pytest.raises(InputError):
         RiskDetector("error", baseline=1.2)
+
+
+def as_labelled(seed: int, n: int, error: float, label_error: float, classes: int) -> np.ndarray:
+    """Which of `n` rows people call wrong: they name one of the other classes, by chance, in a share of the rows."""
+    rng = np.random.default_rng(seed)
+    shift = rng.integers(1, classes, (2, n))
+    answered = np.where(rng.random(n) < error, shift[0], 0)  # 0 is right
+    said = np.where(rng.random(n) < label_error, shift[1], 0)
+    return (answered != said).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_wrong_labels_that_are_known_of_do_not_ring_and_a_real_rise_does(classes: int) -> None:
+    alarms = 0
+    for seed in range(20):
+        told = RiskDetector("error", baseline=0.1, label_error=0.1, two_classes=classes == 2)
+        told.observe(as_labelled(seed, 5_000, 0.1, 0.1, classes))
+        alarms += told.evidence()["alarms"][1]
+        told.observe(as_labelled(seed + 100, 3_000, 0.3, 0.1, classes))
+        assert told.level == 3
+    assert alarms <= 1  # 100,000 rows
+    untold = RiskDetector("error", baseline=0.1)
+    untold.observe(as_labelled(0, 5_000, 0.1, 0.1, classes))
+    assert untold.level == 3  # else the first half of this test could not fail
+
+
+def test_the_limit_is_that_of_what_people_say() -> None:
+    two = RiskDetector("error", baseline=0.2, tolerance=0.0, label_error=0.1, two_classes=True)
+    more = RiskDetector("error", baseline=0.2, tolerance=0.0, label_error=0.1)
+    assert two.limit == pytest.approx(0.2 * 0.9 + 0.8 * 0.1) and more.limit == pytest.approx(1 - 0.8 * 0.9)
+    assert more.evidence()["label_error"] == pytest.approx(0.1)
+    with pytest.raises(InputError):
+        RiskDetector("error", baseline=0.2, label_error=0.6)
+
+
+def test_a_state_goes_on_with_its_own_share_of_wrong_labels_only() -> None:
+    def made(label_error: float) -> RiskDetector:
+        return RiskDetector("error", baseline=0.1, label_error=label_error)
+
+    first = made(0.1)
+    first.observe(losses(3, 700, 0.3))
+    other = made(0.1)
+    other.restore(first.to_bytes())
+    assert other.to_bytes() == first.to_bytes() and other.evidence() == first.evidence()
+    for wrong in (made(0.0), made(0.2)):
+        with pytest.raises(StateError):
+            wrong.restore(first.to_bytes())
+    for damaged in (first.to_bytes()[:-1], first.to_bytes() + b"\0", first.to_bytes()[:-5] + b"\0\0\0\0\0"):
+        with pytest.raises(StateError):
+            other.restore(damaged)

@@ -10,6 +10,8 @@ Rules:
 - The loss is 0 or 1 for a classification. For numbers it is the error of the metric that was measured, divided by so
   much that it rarely reaches 1, and cut there: 4 mean absolute errors, or 9 mean squared ones. Cutting makes the mean
   smaller on both sides, so the measured mean is an upper bound of the baseline, and the detector's bound holds.
+- Where people are known to label wrongly now and then, `set_label_error` counts that in: see `watch.risk`. It is part
+  of the state, and another share starts the detector anew; the counts stay.
 - Without a measured figure there is no detector; rows are counted all the same, and `why` says what is missing.
 - The state belongs to the digest of one bundle. One thread at a time.
 """
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from edgehone_agent.errors import StateError
 from edgehone_agent.scores import is_classifier
-from edgehone_agent.watch.risk import RiskDetector
+from edgehone_agent.watch.risk import RiskDetector, label_error_in
 from edgehone_agent.wire.manifest import Manifest
 
 Loss = Literal["wrong", "absolute", "squared"]
@@ -112,17 +114,14 @@ class Labels:
 
     def __init__(self, manifest: Manifest, digest: str, *, tolerance: float = 0.01) -> None:
         self.digest = digest
-        self._manifest = manifest
+        self._manifest, self._tolerance = manifest, tolerance
         self._is_classifier = is_classifier(manifest)
         found = baseline_of(manifest)
         self.baseline: Baseline | None = None if isinstance(found, str) else found
         self.why: str | None = found if isinstance(found, str) else None
-        self.detector: RiskDetector | None = None
-        if self.baseline is not None:
-            told = self.baseline
-            self.detector = RiskDetector("error", baseline=told.mean, rows=told.rows, tolerance=tolerance)
-            if self.detector.limit >= 1:
-                self.detector, self.why = None, f"{told.figure} is so low that nothing can be shown to be worse"
+        self.detector = self._new_detector(0.0)
+        if self.detector is None and self.baseline is not None:
+            self.why = f"{self.baseline.figure} is so low that nothing can be shown to be worse"
         self.drawn, self.sent = Counts(), Counts()
         self.unclear = 0
         """Labelled rows that say nothing: a class that the model does not have, a value of another shape."""
@@ -130,6 +129,38 @@ class Labels:
         """Labelled rows about answers of a model that answered before."""
         self.unknown = 0
         """Labelled rows about answers that are not remembered, or were never given."""
+
+    @property
+    def label_error(self) -> float:
+        """The share of wrong labels that is counted in."""
+        return 0.0 if self.detector is None else self.detector.label_error
+
+    def set_label_error(self, share: float) -> bool:
+        """Count in that a share of the labels is wrong; whether that is news, which starts the detector anew.
+
+        It is passed over where the answers are numbers, or there is no detector.
+
+        Raises:
+            InputError: it is not from 0 to 0.5.
+        """
+        if self.detector is None or self.baseline is None or self.baseline.loss != "wrong":
+            return False
+        found = self._new_detector(share)
+        if found is None or found.label_error == self.label_error:
+            return False
+        self.detector = found
+        return True
+
+    def _new_detector(self, label_error: float) -> RiskDetector | None:
+        """None where nothing can be shown."""
+        told = self.baseline
+        if told is None:
+            return None
+        found = RiskDetector(
+            "error", baseline=told.mean, rows=told.rows, tolerance=self._tolerance, label_error=label_error,
+            two_classes=self._is_classifier and self._manifest.output.shape[0] == 2,
+        )  # fmt: skip
+        return found if found.limit < 1 else None
 
     def take(self, event: Mapping[str, Any], answered: Answered, *, is_drawn: bool) -> None:
         """Count one labelled row.
@@ -197,7 +228,11 @@ class Labels:
         if digest.hex() != self.digest:
             raise _useless("belongs to another bundle")
         if self.detector is not None:
-            self.detector.restore(body[_HEAD.size :])
+            found = self._new_detector(label_error_in(body[_HEAD.size :])[0])
+            if found is None:
+                raise _useless("belongs to another baseline")
+            found.restore(body[_HEAD.size :])
+            self.detector = found
         elif len(body) != _HEAD.size:
             raise _useless("belongs to another baseline")
         self.drawn, self.sent = Counts(*counts[:2]), Counts(*counts[2:4])

@@ -11,6 +11,10 @@ the share of differing answers that the study measured.
 The baseline is itself an estimate: with `rows` given, an upper confidence bound of it is used that is wrong for one
 detector in a thousand. Labels must be drawn without regard to the model's answer (the uniform part of the capture is);
 labels that people send because an answer was wrong say that some were wrong, not how often.
+
+People err. Where a share e of the labels is known to be wrong, a model that is right with probability 1 - b is called
+wrong in at most b + e - b e of the rows; with two classes, where a wrong label on a wrong answer hits it, in
+b (1 - e) + (1 - b) e. The limit is that of what people say, so their errors alone do not ring.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ _FAILURE = 1e-3
 _MAGIC = b"EHRS"
 _LEVEL = "?IQ" * len(THRESHOLDS)
 _LAYOUT = struct.Struct(f"<4sHfQfQdd{_LEVEL}{len(_SIZES)}f")
+_NOISE = struct.Struct("<f?")  # behind it in version 2: what share of the labels is wrong, of two classes
+MOST_LABEL_ERROR = 0.5
 
 
 class RiskDetector:
@@ -40,22 +46,32 @@ class RiskDetector:
         baseline: mean loss on validation data.
         rows: how many validation rows the baseline is the mean of; 0 when it is a limit that was set, not measured.
         tolerance: how far above the baseline nobody minds.
+        label_error: share of the labels that are known to be wrong, 0 to 0.5; only for losses of 0 and 1.
+        two_classes: whether a wrong label on a wrong answer must name what was answered.
 
     Raises:
         InputError: a number out of range.
     """
 
-    def __init__(self, name: str, *, baseline: float, rows: int = 0, tolerance: float = 0.01) -> None:
+    def __init__(
+        self, name: str, *, baseline: float, rows: int = 0, tolerance: float = 0.01, label_error: float = 0.0,
+        two_classes: bool = False,
+    ) -> None:  # fmt: skip
         if not (0 <= baseline < 1 and 0 <= tolerance < 1 and rows >= 0):
             raise InputError(
                 f"a baseline of {baseline} and a tolerance of {tolerance} are out of range",
                 where=name,
                 do="choose both from 0 to below 1",
             )
+        if not 0 <= label_error <= MOST_LABEL_ERROR:
+            raise InputError(
+                f"a share of {label_error} wrong labels is out of range", where=name, do="choose 0 to 0.5"
+            )
         self.name = name
         self.baseline, self.baseline_rows, self.tolerance = float(baseline), int(rows), float(tolerance)
         upper = _upper_bound(baseline, rows) if rows else baseline
-        self.limit = max(upper, baseline + tolerance)
+        self.label_error, self.two_classes = float(np.float32(label_error)), two_classes
+        self.limit = _as_labelled(max(upper, baseline + tolerance), self.label_error, two_classes)
         """The mean loss up to which the bound on false alarms holds; 1 or more means that nothing can be shown."""
         self._stakes = np.zeros(len(_SIZES), dtype=np.float32)
         self._levels = Levels()
@@ -95,6 +111,7 @@ class RiskDetector:
             "baseline": self.baseline,
             "baseline_rows": self.baseline_rows,
             "tolerance": self.tolerance,
+            "label_error": self.label_error,
             "limit": self.limit,
             "level": self.level,
             "index": self._levels.index,
@@ -110,10 +127,11 @@ class RiskDetector:
         flat = (
             value for k in range(len(THRESHOLDS)) for value in (levels.on[k], levels.alarms[k], levels.first_row[k])
         )
+        noise = _NOISE.pack(self.label_error, self.two_classes) if self.label_error else b""
         return _LAYOUT.pack(
-            _MAGIC, 1, self.baseline, self.baseline_rows, self.tolerance, self._rows, self._sum, levels.index,
+            _MAGIC, 2 if noise else 1, self.baseline, self.baseline_rows, self.tolerance, self._rows, self._sum, levels.index,
             *flat, *self._stakes.tolist(),
-        )  # fmt: skip
+        ) + noise  # fmt: skip
 
     def restore(self, content: bytes) -> None:
         """Go on from what `to_bytes` gave.
@@ -121,18 +139,45 @@ class RiskDetector:
         Raises:
             StateError: damaged, or of a detector with other settings; nothing is changed.
         """
-        try:
-            magic, version, baseline, rows, tolerance, seen, total, index, *rest = _LAYOUT.unpack(content)
-        except struct.error as error:
-            raise _damaged() from error
+        noise = label_error_in(content)
+        if noise != (self.label_error, self.two_classes and self.label_error > 0):
+            raise _damaged()
+        magic, version, baseline, rows, tolerance, seen, total, index, *rest = _LAYOUT.unpack_from(content)
         mine = struct.pack("<fQf", self.baseline, self.baseline_rows, self.tolerance)
-        if magic != _MAGIC or version != 1 or struct.pack("<fQf", baseline, rows, tolerance) != mine:
+        if magic != _MAGIC or struct.pack("<fQf", baseline, rows, tolerance) != mine:
             raise _damaged()
         flat, stakes = rest[: -len(_SIZES)], np.array(rest[-len(_SIZES) :], dtype=np.float32)
         if not (np.isfinite(stakes).all() and (stakes >= 0).all() and math.isfinite(total)):
             raise _damaged()
         self._stakes, self._rows, self._sum = stakes, seen, total
         self._levels = Levels(index, flat[0::3], flat[1::3], flat[2::3])
+
+
+def label_error_in(content: bytes) -> tuple[float, bool]:
+    """The share of wrong labels that a state counts with, and whether there are two classes.
+
+    Raises:
+        StateError: it is no state of a risk detector.
+    """
+    version = content[4:6]
+    if version == b"\1\0" and len(content) == _LAYOUT.size:
+        return 0.0, False
+    if version != b"\2\0" or len(content) != _LAYOUT.size + _NOISE.size:
+        raise _damaged()
+    try:
+        share, two_classes = _NOISE.unpack_from(content, _LAYOUT.size)
+    except struct.error as error:
+        raise _damaged() from error
+    if not 0 < share <= MOST_LABEL_ERROR:
+        raise _damaged()
+    return share, two_classes
+
+
+def _as_labelled(error: float, label_error: float, two_classes: bool) -> float:
+    """The largest share of rows that people call wrong, of a model that errs in a share of `error`; see the module."""
+    if not label_error or error >= 1:
+        return error
+    return error + label_error - (2 if two_classes else 1) * error * label_error
 
 
 def _upper_bound(mean: float, rows: int) -> float:
