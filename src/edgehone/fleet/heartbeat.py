@@ -159,10 +159,15 @@ def _judge_nonce(
 
 def _is_due(facts: dict[str, Any], name: str, now_s: float) -> bool:
     """Whether something was not recorded within the hour; it counts as recorded from now on."""
-    if now_s - facts.get(name, float("-inf")) < _RECORD_EVERY_S:
+    if _age_s(facts.get(name), now_s) < _RECORD_EVERY_S:
         return False
     facts[name] = now_s
     return True
+
+
+def _age_s(time_s: float | None, now_s: float) -> float:
+    """How long ago something was; for ever where it never was, or lies ahead because the clock was set back."""
+    return now_s - time_s if time_s is not None and time_s <= now_s else float("inf")
 
 
 def _swaps(before: Mapping[str, Any], now: Mapping[str, TaskStatus]) -> tuple[Swap, ...]:
@@ -184,7 +189,7 @@ def wants(beat: Heartbeat, before: Known, now_s: float) -> dict[str, Wants]:
     found = {}
     for task, told in beat.tasks.items():
         old = before.status.get(task) or {}
-        age_s = now_s - last.get(task, float("-inf"))
+        age_s = _age_s(last.get(task), now_s)
         moved = (told.watch_level, told.risk_level) != (old.get("watch_level", 0), old.get("risk_level", 0))
         is_alarmed = max(told.watch_level, told.risk_level) > 0
         is_due = age_s >= (EVIDENCE_EVERY_S if is_alarmed else EVIDENCE_AT_LEAST_S)
