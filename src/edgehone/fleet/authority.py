@@ -5,7 +5,8 @@ Rules:
 - Of a node's request only the public key is used, once the request's own signature proves that the node has the private
   one. The name and the extensions that a node asks for are ignored: the core decides them.
 - Node certificates are for TLS clients alone, the core's for TLS servers alone. Neither may sign.
-- Every certificate begins a while before now, because clocks of nodes are late as often as early.
+- Every certificate begins a day before now, because clocks of nodes are late as often as early, and the core's own may
+  be set back. One that lives for less than four days begins a quarter of its life before.
 - A node trusts the authority by the SHA-256 of its certificate, which comes with the enrolment token.
 """
 
@@ -33,7 +34,7 @@ DAY_S = 86_400.0
 AUTHORITY_LIFE_S = 20 * 365 * DAY_S
 NODE_LIFE_S = 7 * DAY_S
 SERVER_LIFE_S = 90 * DAY_S
-SKEW_S = 3600.0  # how late a node's clock may be when it first uses a certificate
+SKEW_S = 25 * 3600.0  # how late a clock may be, or be set back, when a certificate is first used: a day and an hour
 RENEW_AFTER = 2 / 3  # of a certificate's life
 
 _CERTIFICATE, _KEY = "ca.pem", "ca.key"
@@ -271,7 +272,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(serial)
-        .not_valid_before(datetime.fromtimestamp(now_s - SKEW_S, UTC))
+        .not_valid_before(datetime.fromtimestamp(now_s - min(SKEW_S, life_s / 4), UTC))
         .not_valid_after(datetime.fromtimestamp(now_s + life_s, UTC))
     )
 

@@ -86,6 +86,7 @@ class Uplink:
         self._node, self._capture, self._facts = node, capture, facts
         self._changed, self._renewed, self._sends_samples = changed, renewed, sends_samples
         self._rng, self._clock = rng or random.Random(), clock
+        self._behind_s = 0.0  # this clock, compared with the core's
         self._stop, self._look = threading.Event(), threading.Event()
         self._client: CoreClient | None = None
         self._listener: CoreClient | None = None
@@ -203,7 +204,8 @@ class Uplink:
             disk_free_bytes=self._free_bytes(), flags=tuple(self._flags),
         )  # fmt: skip
         answer = read(HeartbeatAnswer, client.post("heartbeat", write(beat)))
-        self._flag("clock_off", abs(answer.time_s - self._clock()) > _SKEW_S, "this clock and the core's differ")
+        self._behind_s = answer.time_s - self._clock()
+        self._flag("clock_off", abs(self._behind_s) > _SKEW_S, "this clock and the core's differ")
         self._take_in(answer)
         self._status["heard_s"] = self._clock()
         self._send_up(client, status)
@@ -241,7 +243,7 @@ class Uplink:
     def _keep_certificate(self, client: CoreClient) -> None:
         """Renew it when it is time. A core that cannot do so now is asked again in the next round."""
         held = life(self.identity.certificate_file)
-        now_s = self._clock()
+        now_s = self._clock() + self._behind_s  # the core's clock says when a certificate ends
         self._status["certificate_days"] = round((held[1] - now_s) / 86_400, 2)
         self._flag("certificate_expired", now_s >= held[1], "the certificate has run out: enrol the node again")
         if not is_renewal_due(held, now_s):
