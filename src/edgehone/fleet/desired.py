@@ -3,14 +3,19 @@
 Rules:
 - Only releases that the registry signed and has not taken back are named, and only to nodes that they fit. Where that
   leaves nothing, the version is None, which tells a node to keep what it has.
-- A quarantined node is told nothing, so nothing changes there.
+- A node is told of the tasks that it reports, and of those whose cohorts its tags make it a member of: so a new node
+  begins.
+- A quarantined node is told its policy alone, so nothing changes there.
+- The policy of a task is its cohort's, then what the loop has set for the task; `context` in it names the cohort.
 - What is the same for all nodes (`Plan`) is read once and kept until the fleet's serial number has another mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,12 +26,15 @@ from edgehone.fleet.choose import Offer, choose, node_facts
 from edgehone.fleet.cohorts import Cohort, cohort_of, load_cohorts
 from edgehone.fleet.heartbeat import Asking, Wish
 from edgehone.fleet.nodes import ACTIVE
+from edgehone.fleet.orders import Collect, load_orders
 from edgehone.fleet.releases import load_offers
 from edgehone.fleet.rollout import Rollout, desired_for
 from edgehone.records.tables import node
 from edgehone.records.tables import rollout as rollout_table
 from edgehone_agent.fit import NodeFacts
-from edgehone_agent.wire.uplink import Desired, TaskStatus
+from edgehone_agent.wire.uplink import MAX_TASKS, Desired, TaskStatus, Wants
+
+_NOTHING = TaskStatus()  # of a task that a node does not have yet
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Plan:
         rollouts: those that run or are paused, by task.
         offers: (task, version) → members, of releases that may be named.
         known: digest → the release that it is, also of what was taken back.
+        orders: task → what the loop has all of its nodes told.
+        collects: task → readings that are wanted.
     """
 
     serial: int = 0
@@ -46,11 +56,13 @@ class Plan:
     rollouts: Mapping[str, tuple[Rollout, ...]] = field(default_factory=dict)
     offers: Mapping[tuple[str, int], tuple[Offer, ...]] = field(default_factory=dict)
     known: Mapping[str, Offer] = field(default_factory=dict)
+    orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    collects: Mapping[str, Collect] = field(default_factory=dict)
 
     def desired(
         self, node_id: str, tags: Mapping[str, str], facts: NodeFacts, reported: Mapping[str, TaskStatus]
     ) -> dict[str, Desired]:
-        """What an active node is told, by task that it reports. Pure.
+        """What an active node is told, by task that it reports or that its tags bring it. Pure.
 
         Args:
             node_id: its id.
@@ -58,11 +70,48 @@ class Plan:
             facts: what it is.
             reported: task → what it says of it.
         """
-        return {task: self._one(node_id, task, tags, facts, status) for task, status in reported.items()}
+        found = {task: self._one(node_id, task, tags, facts, status) for task, status in reported.items()}
+        for task in self._brought(tags):
+            if task not in found and len(found) < MAX_TASKS:
+                wanted = self._one(node_id, task, tags, facts, _NOTHING)
+                if wanted.version is not None:
+                    found[task] = wanted
+        return found
+
+    def policy(self, task: str, cohort: Cohort) -> dict[str, Any]:
+        """What nodes of a cohort are told of its policy."""
+        return {**cohort.policy, **self.orders.get(task, {}), "context": cohort.name}
+
+    def wants(self, cohorts: Mapping[str, Cohort], now_s: float) -> tuple[dict[str, Wants], float]:
+        """What a node should send up besides the usual, and when that changes by itself.
+
+        Args:
+            cohorts: task → the node's cohort, of the tasks that it reports.
+            now_s: the core's clock.
+        """
+        found, until_s = {}, math.inf
+        for task, asked in self.collects.items():
+            cohort = cohorts.get(task)
+            if cohort is None or asked.until_s <= now_s or (asked.cohorts and cohort.name not in asked.cohorts):
+                continue
+            found[task] = Wants(samples=asked.samples)
+            until_s = min(until_s, asked.until_s)
+        return found, until_s
 
     def cohort(self, task: str, tags: Mapping[str, str]) -> Cohort:
         """The cohort of a node."""
         return cohort_of(self.cohorts.get(task, ()), task, tags)
+
+    def _brought(self, tags: Mapping[str, str]) -> Iterable[str]:
+        """Tasks of the cohorts that a node belongs to by its tags."""
+        if not tags or not self._tagged:
+            return ()
+        mine = tags.items()
+        return (one.task for one in self._tagged if one.tags.items() <= mine)
+
+    @cached_property
+    def _tagged(self) -> tuple[Cohort, ...]:
+        return tuple(one for task in sorted(self.cohorts) for one in self.cohorts[task] if one.tags)
 
     def _one(self, node_id: str, task: str, tags: Mapping[str, str], facts: NodeFacts, status: TaskStatus) -> Desired:
         own = self.cohort(task, tags)
@@ -121,12 +170,19 @@ def desired_state(
 
 
 def told(conn: Connection, asking: Asking) -> Wish:
-    """What a node that has a heartbeat is told: desired releases, and its cohorts' policies. See `heartbeat.Wishes`."""
+    """What a node that has a heartbeat is told: desired releases, policies, and what it is asked for.
+
+    See `heartbeat.Wishes`.
+    """
     plan = current_plan(conn)
-    policy = {task: plan.cohort(task, asking.tags).policy for task in asking.tasks}
+    cohorts = {task: plan.cohort(task, asking.tags) for task in asking.tasks}
     if asking.state != ACTIVE:
-        return Wish(policy=policy)
-    return Wish(plan.desired(asking.node, asking.tags, node_facts(asking.facts), asking.tasks), policy)
+        return Wish(policy={task: plan.policy(task, cohort) for task, cohort in cohorts.items()})
+    desired = plan.desired(asking.node, asking.tags, node_facts(asking.facts), asking.tasks)
+    wants, until_s = plan.wants(cohorts, asking.now_s) if plan.collects else ({}, math.inf)
+    for task in desired.keys() - cohorts.keys():
+        cohorts[task] = plan.cohort(task, asking.tags)
+    return Wish(desired, {task: plan.policy(task, cohort) for task, cohort in cohorts.items()}, wants, until_s)
 
 
 def _load(conn: Connection, number: int) -> Plan:
@@ -142,7 +198,7 @@ def _load(conn: Connection, number: int) -> Plan:
         rollout = Rollout.from_json(content)
         rollouts.setdefault(rollout.task, []).append(rollout)
     offers, known = load_offers(conn)
-    return Plan(number, _frozen(cohorts), _frozen(rollouts), offers, known)
+    return Plan(number, _frozen(cohorts), _frozen(rollouts), offers, known, *load_orders(conn))
 
 
 def _frozen(lists: Mapping[str, list[Any]]) -> dict[str, tuple[Any, ...]]:

@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,11 +47,16 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a node is told: desired releases, policies, and what it should send up besides the usual. By task."""
+    """What a node is told: desired releases, policies, and what it should send up besides the usual. By task.
+
+    Attributes:
+        until_s: when it changes though nothing else does, by the core's clock.
+    """
 
     desired: Mapping[str, Desired] = field(default_factory=dict)
     policy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wants: Mapping[str, Wants] = field(default_factory=dict)
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,15 @@ def wants(beat: Heartbeat, before: Known, now_s: float) -> dict[str, Wants]:
     return found
 
 
+def _together(usual: Mapping[str, Wants], more: Mapping[str, Wants]) -> dict[str, Wants]:
+    """Both: evidence if either wants it, and the more samples of the two."""
+    found = dict(usual)
+    for task, asked in more.items():
+        old = found.get(task, Wants())
+        found[task] = Wants(old.evidence or asked.evidence, max(old.samples, asked.samples))
+    return found
+
+
 def take(
     conn: Connection, arrived: Sequence[Arrived], wishes: Wishes, interval_s: float
 ) -> list[HeartbeatAnswer | EdgehoneError]:
@@ -227,10 +242,11 @@ def take(
             audit.record(conn, now_s=one.now_s, actor=actor, action=action, subject=subject[5:], detail=detail)
         facts = verdict.known.facts
         wish = wishes(conn, Asking(one.node, before.state, before.tags, facts, one.beat.tasks, one.now_s))
+        usual = wants(one.beat, before, one.now_s)
         answers.append(
             HeartbeatAnswer(
                 nonce=fresh, time_s=one.now_s, interval_s=interval_s, node_state=before.state,
-                desired=wish.desired, policy=wish.policy, wants=wants(one.beat, before, one.now_s) | dict(wish.wants),
+                desired=wish.desired, policy=wish.policy, wants=_together(usual, wish.wants) if wish.wants else usual,
             )
         )  # fmt: skip
         known[one.node] = verdict.known

@@ -1,7 +1,8 @@
 """What nodes are told, remembered: a node's answer is worked out anew only when something it depends on changed.
 
 A fleet of 100,000 nodes asks 1,667 times in a second, and the answer changes a few times in a day. It depends on the
-fleet's serial number, on the node's tags, state and facts, and on what the node reports of its tasks.
+fleet's serial number, on the node's tags, state and facts, and on what the node reports of its tasks. What ends at a
+time (`Wish.until_s`) ends then.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ class Remembered:
         """See `Wishes`."""
         key = hash((asking.state, tuple(sorted(asking.tags.items())), _facts(asking), _tasks(asking)))
         entry = self._entries.get(asking.node)
-        if entry is None or entry.key != key or entry.until_s < asking.now_s:
-            entry = _Entry(key, asking.now_s + _FOR_S, self._work_out(conn, asking))
+        if entry is None or entry.key != key or not entry.until_s - _FOR_S <= asking.now_s < entry.until_s:
+            wish = self._work_out(conn, asking)
+            entry = _Entry(key, min(asking.now_s + _FOR_S, wish.until_s), wish)
             self._entries[asking.node] = entry
         return entry.wish
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from edgehone.errors import InputError
-from edgehone.fleet import serial
+from edgehone.fleet import orders, serial
 from edgehone.fleet.cohorts import Cohort, cohort_of, load_cohorts, put_cohort, remove_cohort, set_versions
 from edgehone.fleet.desired import current_plan, desired_state, told
-from edgehone.fleet.heartbeat import Asking
+from edgehone.fleet.heartbeat import Asking, Wish
 from edgehone.fleet.nodes import set_state
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.fleet.rollouts import advance, start
 from edgehone.records.database import Database
-from edgehone.records.tables import node, release
+from edgehone.records.tables import node, release, setting
 from edgehone.testing.databases import database, database_url, dialect  # noqa: F401  fixtures
 from edgehone.testing.fleets import FakeFleet, FakeNode, Model
-from edgehone.testing.stored_fleets import FACTS, StoredFleet
+from edgehone.testing.stored_fleets import FACTS, StoredFleet, digest_of
 from edgehone_agent.wire.manifest import Fit
-from edgehone_agent.wire.uplink import Desired, TaskStatus
+from edgehone_agent.wire.uplink import Desired, TaskStatus, Wants
 
 ME = "person:ada"
 
@@ -134,9 +134,77 @@ def test_a_heartbeat_is_told_what_it_asks_for_with_its_cohorts_policy(world: Sto
         row = conn.execute(select(node).where(node.c.id == "a")).one()
         asking = Asking("a", row.state, row.tags, row.facts, {"digits": TaskStatus(), "speech": TaskStatus()}, 7.0)
         wish = told(conn, asking)
-        assert wish.policy == {"digits": {"adapt": True}, "speech": {}}
+        assert wish.policy == {"digits": {"adapt": True, "context": "digits"}, "speech": {"context": "speech"}}
         assert (wish.desired["digits"].version, wish.desired["speech"].version) == (1, None)
         assert wish.desired["digits"] == desired_state(conn, "a", 7.0)["digits"]
+
+
+def asking(world: StoredFleet, id: str, now_s: float, *tasks: str) -> Wish:
+    with world.database.read() as conn:
+        row = conn.execute(select(node).where(node.c.id == id)).one()
+        status = TaskStatus(digest_of(1), 1, "w8-int8", ready=True)
+        return told(conn, Asking(id, row.state, row.tags, row.facts, dict.fromkeys(tasks, status), now_s))
+
+
+def test_what_the_loop_sets_for_a_task_is_merged_into_the_policy_of_each_cohort(world: StoredFleet) -> None:
+    with world.database.write() as conn:
+        north = {"tags": {"site": "north"}, "actor": ME, "now_s": 6.0}
+        put_cohort(conn, "digits/north", "digits", policy={"latency_us": 9, "learn": "", "context": "x"}, **north)
+    assert asking(world, "a", 7.0, "digits").policy["digits"]["learn"] == ""
+    with world.database.write() as conn:
+        orders.tell(conn, "digits", {"learn": "statistics", "label_error": 0.1}, 8.0)
+    learn = {"learn": "statistics", "label_error": 0.1}
+    assert asking(world, "a", 9.0, "digits").policy == {"digits": {"latency_us": 9, **learn, "context": "digits/north"}}
+    assert asking(world, "b", 9.0, "digits", "speech").policy == {
+        "digits": {**learn, "context": "digits"}, "speech": {"context": "speech"},
+    }  # fmt: skip
+    with world.database.write() as conn:
+        orders.tell(conn, "digits", {}, 10.0)
+    assert asking(world, "b", 11.0, "digits").policy == {"digits": {"context": "digits"}}
+
+
+def test_readings_are_asked_for_from_the_cohorts_that_are_named_until_the_time_is_over(world: StoredFleet) -> None:
+    with world.database.write() as conn:
+        put_cohort(conn, "digits/north", "digits", tags={"site": "north"}, actor=ME, now_s=6.0)
+        orders.collect(conn, "digits", 200, 100.0, 7.0, ["digits/north"])
+        orders.collect(conn, "speech", 5, 200.0, 7.0)
+    both = asking(world, "a", 8.0, "digits", "speech")
+    assert (both.wants, both.until_s) == ({"digits": Wants(samples=200), "speech": Wants(samples=5)}, 100.0)
+    assert asking(world, "b", 8.0, "digits").wants == {}
+    late = asking(world, "a", 100.0, "digits", "speech")
+    assert (late.wants, late.until_s) == ({"speech": Wants(samples=5)}, 200.0)
+    with world.database.write() as conn:
+        set_state(conn, "a", "quarantined", "odd", actor=ME, now_s=world.now_s)
+    assert asking(world, "a", 8.0, "digits").wants == {}
+    with world.database.write() as conn:
+        orders.collect(conn, "speech", 0, 0.0, 9.0)
+        assert [*orders.load_orders(conn)[1]] == ["digits"]
+
+
+@pytest.mark.parametrize(
+    "value", [{"samples": "many", "until_s": 1}, {"samples": 1}, {"samples": 1, "until_s": 1, "cohorts": "all"}, [1]]
+)
+def test_orders_that_cannot_be_read_are_left_out(world: StoredFleet, value: object) -> None:
+    with world.database.write() as conn:
+        for key in ("wants:digits", "told:digits"):
+            conn.execute(insert(setting).values(key=key, value=value, changed_s=1.0))
+        serial.bump(conn, 7.0)
+    wish = asking(world, "b", 0.5, "digits")
+    assert (wish.wants, wish.desired["digits"].version) == ({}, 1)
+
+
+def test_a_new_node_is_told_the_tasks_that_its_tags_bring_it(world: StoredFleet) -> None:
+    with world.database.write() as conn:
+        put_cohort(conn, "digits/north", "digits", tags={"site": "north"}, actor=ME, now_s=6.0)
+        put_cohort(conn, "speech/north", "speech", tags={"site": "north"}, actor=ME, now_s=6.0)  # nothing is out yet
+    fresh = asking(world, "a", 7.0)
+    assert {task: wanted.version for task, wanted in fresh.desired.items()} == {"digits": 1}
+    assert fresh.desired["digits"].members == ("w8-int8",)
+    assert fresh.policy == {"digits": {"context": "digits/north"}}
+    assert asking(world, "b", 7.0).desired == {}  # nothing but the task's own cohort would fit it
+    with world.database.write() as conn:
+        conn.execute(update(node).where(node.c.id == "a").values(facts={**FACTS, "machine": "aarch64"}))
+    assert asking(world, "a", 7.0).desired == {}  # which no release fits
 
 
 def test_a_change_that_is_taken_back_leaves_no_stale_answer(world: StoredFleet) -> None:

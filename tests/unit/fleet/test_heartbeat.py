@@ -23,7 +23,7 @@ from edgehone.fleet.heartbeat import (
 from edgehone.records.database import Database, open_database, sqlite_url
 from edgehone.records.tables import node, served
 from edgehone_agent.errors import TrustError
-from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, TaskStatus
+from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, TaskStatus, Wants
 
 A, B = "a" * 64, "b" * 64
 NOW_S = 1_800_000_000.0
@@ -149,7 +149,8 @@ def test_many_are_taken_together_each_with_its_own_answer(database: Database) ->
 
     def wishes(conn: Any, asking: Any) -> Wish:
         asked.append(asking)
-        return Wish({"digits": Desired(version=3)}, {"digits": {"adapt": False}})
+        more = {"digits": Wants(samples=500), "speech": Wants(samples=5)}
+        return Wish({"digits": Desired(version=3)}, {"digits": {"adapt": False}}, more)
 
     arrived = [Arrived(f"{k:016x}", beat(tasks={"digits": status()}), NOW_S) for k in (0, 1, 2, 3)]
     with database.write() as conn:
@@ -159,6 +160,7 @@ def test_many_are_taken_together_each_with_its_own_answer(database: Database) ->
     assert isinstance(second, HeartbeatAnswer)
     assert (first.node_state, second.node_state) == ("active", "quarantined")
     assert first.desired["digits"].version == 3
+    assert first.wants == {"digits": Wants(True, 500), "speech": Wants(samples=5)}  # more, never less
     assert isinstance(third, TrustError)
     assert isinstance(fourth, TrustError)
     assert [(one.state, one.tags, sorted(one.tasks)) for one in asked] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -174,6 +175,20 @@ def test_a_wish_is_worked_out_again_when_something_it_depends_on_changed(databas
         remembered.refresh(conn)
         remembered(conn, replace(first, facts={}, now_s=1e6))
     assert len(worked_out) == 7
+
+
+def test_a_wish_that_ends_at_a_time_is_worked_out_again_then(database: Database) -> None:
+    times = []
+
+    def work_out(conn: Any, asking: Asking) -> Wish:
+        times.append(asking.now_s)
+        return Wish(until_s=100.0 if asking.now_s < 100.0 else math.inf)
+
+    remembered = Remembered(work_out)
+    with database.read() as conn:
+        for now_s in (0.0, 99.0, 100.0, 160.0, -5000.0, 0.0):
+            remembered(conn, Asking("n", "active", {}, {}, {}, now_s))
+    assert times == [0.0, 100.0, -5000.0, 0.0]
 
 
 def test_settings_out_and_in_again(tmp_path: Path) -> None:
