@@ -23,7 +23,7 @@ from edgehone.records.database import open_database
 from edgehone.records.tables import feedback, node, rollout
 from edgehone.service.settings import Place
 from edgehone.testing.cores import PASSWORD, make_core
-from edgehone.testing.seeded_cores import TASK, Seeded, fill, raise_alarm
+from edgehone.testing.seeded_cores import TASK, WAITING, Seeded, fill, raise_alarm
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -47,8 +47,8 @@ class Site:
         other = self.seeded.nodes["harbour-1"]
         return [
             "/", "/?show=attention", f"/nodes/{some}", f"/nodes/{other}", "/label", "/label?task=pump-vibration",
-            "/rollouts", f"/rollouts/{self.seeded.rollout}", "/releases", "/rounds", "/rounds/r-0007", "/data",
-            "/audit",
+            "/rollouts", f"/rollouts/{self.seeded.rollout}", "/releases", "/rounds", f"/rounds/{WAITING}",
+            "/rounds/r-0007", "/data", "/audit", "/enrol",
         ]  # fmt: skip
 
     def rows(self, query: Any) -> list[Any]:

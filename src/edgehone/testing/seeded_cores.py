@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from sqlalchemy import Connection, insert, select, update
 from edgehone.fleet import rollouts
 from edgehone.fleet.cohorts import put_cohort, set_versions
 from edgehone.fleet.rollout import RolloutPlan
+from edgehone.loop.gate import judge
+from edgehone.loop.policy import LoopPolicy
+from edgehone.loop.round import Round
 from edgehone.records import audit
 from edgehone.records.blobs import Blobs, open_blobs
 from edgehone.records.database import open_database
@@ -32,6 +35,7 @@ from edgehone_agent.wire.manifest import Fit
 from edgehone_agent.wire.uplink import Failed, Labelled, TaskStatus
 
 TASK, WAVES = "digits", "pump-vibration"
+WAITING = "r-0008"  # the round that waits for a person
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MEMBERS = (
     ("w16-int8", 0.951, 410.0, 21_000),
@@ -127,7 +131,7 @@ def _releases(conn: Connection, registry: Path, now_s: float) -> dict[tuple[str,
                         "latency_us litert": {"value": latency_us * (1 - 0.03 * version)},
                     },
                     recipe=f"prune + {'quantize' if 'int8' in member else 'distil'}", approved_by="person:ada",
-                    published_s=now_s - (4 - version) * 30 * HOUR_S, round="r-0007" if version == 3 else None,
+                    published_s=now_s - (4 - version) * 30 * HOUR_S, round="r-0007" if version == 2 else None,
                 )
             )  # fmt: skip
     return found
@@ -286,15 +290,21 @@ def _loop(conn: Connection, blobs: Blobs, now_s: float) -> None:
             {"digest": second, "task": TASK, "created_s": now_s - 33 * HOUR_S, "parent": first, "counts": counts},
         ],
     )
+    waiting = _waiting_round(conn, second, now_s)
+    done = Round(
+        "r-0007", TASK, "risk", {}, "families/digits", now_s - 43 * HOUR_S, now_s - 40 * HOUR_S, "done", "done",
+        ended_s=now_s - 40 * HOUR_S, why="version 2 is on all nodes; labels showed more errors", version=2,
+    )  # fmt: skip
+    refused = replace(
+        done, id="r-0006", phase="gate", state="refused", started_s=now_s - 60 * HOUR_S, ended_s=now_s - 59 * HOUR_S,
+        version=None, why="the old slice fell by 2.1 points; 1.0 is allowed",
+    )  # fmt: skip
     conn.execute(
         insert(round_table),
         [
-            {"id": "r-0007", "task": TASK, "phase": "rollout", "state": "running", "started_s": now_s - 2 * HOUR_S,
-             "ended_s": None, "why": "", "content": {
-                 "data": {"digest": second, "examples": 1870}, "gate": {"old slice": "0.971, was 0.973", "new slice":
-                 "0.941, was 0.703", "flip rate": 0.031}, "release": {"version": 3, "members": 3}}},
-            {"id": "r-0006", "task": TASK, "phase": "gate", "state": "refused", "started_s": now_s - 40 * HOUR_S,
-             "ended_s": now_s - 39 * HOUR_S, "why": "the old slice fell by 2.1 points; 1.0 is allowed", "content": {}},
+            {"id": one.id, "task": one.task, "phase": one.phase, "state": one.state, "content": one.to_json(),
+             "started_s": one.started_s, "ended_s": one.ended_s, "why": one.why}
+            for one in (waiting, done, refused)
         ],
     )  # fmt: skip
     told = (
@@ -310,7 +320,7 @@ def _loop(conn: Connection, blobs: Blobs, now_s: float) -> None:
             "risk",
             "retrain",
             "labels say that errors rose from 4 to 21 %; the fall of brightness explains which",
-            "r-0007",
+            WAITING,
         ),
         (
             1.0,
@@ -335,8 +345,44 @@ def _loop(conn: Connection, blobs: Blobs, now_s: float) -> None:
             )
         )  # fmt: skip
     audit.record(
-        conn, now_s=now_s - 2 * HOUR_S, actor="core", action="round.start", subject="r-0007", detail={"task": TASK}
+        conn, now_s=now_s - 2 * HOUR_S, actor="core", action="round.start", subject=WAITING, detail={"task": TASK}
     )
+
+
+def _waiting_round(conn: Connection, data: str, now_s: float) -> Round:
+    """A round that has passed its gate with two members of three, and waits for a person."""
+    query = select(release.c.member, release.c.digest).where(release.c.task == TASK, release.c.version == 3)
+    parents = {row.member: row.digest for row in conn.execute(query.order_by(release.c.rank))}
+    policy = LoopPolicy(TASK, "digits", "families/digits", tuple(parents), cool_down_s=3600.0)
+    figures = tuple(_refreshed(member, at) for at, member in enumerate(parents))
+    verdicts = judge(figures, policy)
+    return Round(
+        WAITING, TASK, "risk", policy.to_json(), policy.study, now_s - 2 * HOUR_S, now_s - HOUR_S, "sign", "waiting",
+        why="version 4 is ready: a person has to approve it", began="labels show more errors", dataset=data, version=4,
+        parent=parents, members=tuple(one.member for one in verdicts if one.ok),
+        verdicts=tuple(one.to_json() for one in verdicts), figures=figures,
+    )  # fmt: skip
+
+
+def _refreshed(member: str, at: int) -> dict[str, Any]:
+    """A member as `search.refresh.Refreshed` tells of it in JSON."""
+    worse = (0.1, 0.3, 1.2)[at]  # pp on old data; the last is too much
+    latency, before, seen = 0.99 + 0.02 * at, 0.973 + 0.002 * at, 0.703 + 0.03 * at
+    return {
+        "member": member, "size": 1.0,
+        "latency": latency, "latency_low": latency - 0.03, "latency_high": latency + 0.03,
+        "slices": {
+            "old": {"before": before, "after": before - worse / 100, "drop": _drop(worse, 0.6, 540),
+                    "flips": 0.011 + 0.012 * at, "n": 540},
+            "new": {"before": seen, "after": seen + 0.21, "drop": _drop(-21.0, 6.1, 131), "flips": 0.27, "n": 131},
+        },
+    }  # fmt: skip
+
+
+def _drop(value_pp: float, half_pp: float, n: int) -> dict[str, Any]:
+    return {
+        "value_pp": value_pp, "low_pp": value_pp - half_pp, "high_pp": value_pp + half_pp, "method": "paired", "n": n,
+    }  # fmt: skip
 
 
 def _npy(array: NDArray[np.float32]) -> bytes:

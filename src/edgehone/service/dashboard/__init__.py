@@ -17,11 +17,11 @@ from edgehone.service.core import Core
 from edgehone.service.dashboard.paper import files
 from edgehone.service.dashboard.snapshot import Snapshots
 from edgehone.service.dashboard.views import audit as audit
-from edgehone.service.dashboard.views import datasets, fleet, labels, node, releases, rollouts, rounds, sign_in
+from edgehone.service.dashboard.views import datasets, enrol, fleet, labels, node, releases, rollouts, rounds, sign_in
 
 __all__ = ["attach", "dashboard"]
 
-_VIEWS = (sign_in, fleet, node, labels, rollouts, releases, rounds, datasets, audit)
+_VIEWS = (sign_in, fleet, enrol, node, labels, rollouts, releases, rounds, datasets, audit)
 
 
 def dashboard() -> APIRouter:

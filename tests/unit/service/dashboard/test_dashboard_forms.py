@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import re
+import shlex
 import time
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from edgehone.records.database import open_database
-from edgehone.records.tables import feedback, node, sample
+from edgehone.records.tables import enrolment, feedback, node, sample
+from edgehone.records.tables import round as round_table
 from edgehone.service.dashboard.visits import local_path
-from edgehone.testing.cores import PASSWORD
-from edgehone.testing.seeded_cores import TASK, fill
+from edgehone.testing.cores import PASSWORD, CoreNode
+from edgehone.testing.seeded_cores import TASK, WAITING, fill
 
 
 class Browser:
@@ -117,9 +121,81 @@ def test_an_answer_counts_once_and_a_delete_takes_the_reading(start: Callable[..
     assert rows(core, select(sample.c.blob).where(sample.c.id == one.id, sample.c.node == one.node)) == [(None,)]
 
 
+def test_a_round_is_approved_by_an_operator_who_saw_it_and_ended_with_a_reason(start: Callable[..., Any]) -> None:
+    core = start()
+    fill(core.place, time.time())
+    ada, bob = Browser(core), Browser(core, "bob")
+    state = select(round_table.c.state, round_table.c.content).where(round_table.c.id == WAITING)
+    page = ada.get(f"/rounds/{WAITING}")[2]
+    assert page.count("<form") == 3  # sign out, approve, abort
+    assert bob.get(f"/rounds/{WAITING}")[2].count("<form") == 1
+    for words in ("97.2 %", "must gain at least 0.5 pp", "may lose at most 1 pp: not met", "2 nodes answer with it"):
+        assert words in page, words
+    csrf, where = ada.csrf(), f"/rounds/{WAITING}/answer"
+    yes = {"do": "approve", "version": "4", "sure": "yes"}
+    for browser, fields, wanted in (
+        (ada, yes, 403), (bob, {**yes, "csrf": bob.csrf()}, 403), (ada, {**yes, "csrf": csrf, "sure": ""}, 400),
+        (ada, {**yes, "csrf": csrf, "version": "3"}, 400), (ada, {**yes, "csrf": csrf, "do": "sign"}, 400),
+        (ada, {"csrf": csrf, "do": "abort", "sure": "yes", "why": " "}, 400),
+    ):  # fmt: skip
+        assert browser.post(where, **fields)[0] == wanted, fields
+        assert rows(core, state)[0].state == "waiting"
+    assert ada.post("/rounds/r-0/answer", csrf=csrf, **yes)[0] == 404  # not the first characters of another
+    assert ada.post(where, csrf=csrf, **yes)[0] == 303
+    found = rows(core, state)[0]
+    assert (found.state, found.content["approved_by"]) == ("running", "person:ada")
+    status, _, text = ada.post(where, csrf=csrf, **yes)
+    assert (status, "does not wait" in text) == (400, True)
+
+    form = {"csrf": csrf, "do": "abort", "sure": "yes", "why": "the labels of <b>Monday</b> are wrong"}
+    assert ada.post(where, **form)[0] == 303
+    found = rows(core, select(round_table).where(round_table.c.id == WAITING))[0]
+    assert (found.state, found.why) == ("aborted", form["why"])
+    page = ada.get(f"/rounds/{WAITING}")[2]
+    assert "&lt;b&gt;Monday" in page and "<b>Monday" not in page
+    assert page.count("<form") == 1
+    assert ada.post(where, **form)[0] == 400
+
+
+def test_a_token_is_shown_once_and_lets_one_node_in(start: Callable[..., Any], tmp_path: Path) -> None:
+    core = start()
+    fill(core.place, time.time())
+    ada, bob = Browser(core), Browser(core, "bob")
+    csrf = ada.csrf()
+    for browser, fields, wanted in (
+        (ada, {}, 403), (bob, {"csrf": bob.csrf()}, 403), (ada, {"csrf": csrf, "tags": "north"}, 400),
+        (ada, {"csrf": csrf, "hours": "9999"}, 422), (ada, {"csrf": csrf, "task": "spying"}, 404),
+        (ada, {"csrf": csrf, "name": "north-1"}, 400),
+    ):  # fmt: skip
+        assert browser.post("/enrol", **fields)[0] == wanted, fields
+    assert rows(core, select(enrolment)) == []
+    status, headers, page = ada.post("/enrol", csrf=csrf, name="dock-7", tags="site=<i>dock</i>", task=TASK, hours="8")
+    assert (status, headers["cache-control"]) == (200, "no-store")
+    command = shlex.split(html.unescape(page.split('class="typed">')[1].split("</pre>")[0]))
+    assert command[:2] == ["edgehone-agent", "enrol"]
+    assert command[3:] == ["--core", f"https://127.0.0.1:{core.port}", "--task", TASK]
+    token = command[2]
+    assert token.startswith("EH1-")
+    row = rows(core, select(enrolment))[0]
+    assert (row.name, row.tags, row.created_by) == ("dock-7", {"site": "<i>dock</i>"}, "person:ada")
+    assert round(row.expires_s - row.created_s) == 8 * 3600
+    again = ada.get("/enrol")[2]
+    assert token not in again and token.split("-")[1] not in again + ada.get("/audit")[2]
+    assert "dock-7" in again and "<i>dock" not in again
+    node = CoreNode(core.port, tmp_path / "node", core.place.authority / "ca.pem")
+    try:
+        enrolled = node.enrol(token)
+        assert enrolled.tags == row.tags
+        assert f'href="/nodes/{enrolled.node}"' in ada.get("/enrol")[2]
+        assert "dock-7" in ada.get("/nodes/" + enrolled.node)[2]
+    finally:
+        node.close()
+
+
 def test_an_empty_core_says_what_to_do_next(start: Callable[..., Any]) -> None:
     ada = Browser(start())
     for path, words in (
+        ("/enrol", "None waits"),
         ("/", "edgehone core token"), ("/label", "Nothing to label yet"), ("/rollouts", "fleet rollout start"),
         ("/releases", "registry publish"), ("/rounds", "loop run"), ("/data", "Label some samples"),
     ):  # fmt: skip

@@ -73,6 +73,15 @@
     if (event.target.matches("select[data-send]")) event.target.form.requestSubmit();
   });
 
+  // Copying needs a browser that lets a page do so.
+  if (navigator.clipboard) for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(one(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+    });
+  }
+
   // The label queue.
   let desk = one("#desk");
   if (!desk) return;
