@@ -69,6 +69,6 @@ def test_the_examples_parse_and_stand_on_the_page(name: str) -> None:
 @pytest.mark.parametrize("page", sorted(PAGES.parent.rglob("*.md")), ids=lambda page: page.name)
 def test_every_command_line_in_the_docs_parses(page: Path) -> None:
     for line in re.findall(r"^(?: {4})?(?:\$ )?(edgehone .+)$", page.read_text(), re.MULTILINE):
-        words = shlex.split(line, comments=True)[1:]
+        words = shlex.split(re.split(r" [&<>|] ?", line)[0], comments=True)[1:]
         if words[0] in COMMANDS and not any(word.isupper() or "..." in word for word in words):
             build_parser().parse_args(words)
