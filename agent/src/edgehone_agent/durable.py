@@ -34,6 +34,13 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise state_error(error, path) from error
 
 
+def remove(path: Path) -> None:
+    """Have a file gone from disk on return, or leave it where that is not possible."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
 def replace(temporary: Path, path: Path) -> None:
     """Move a file or folder that is already on disk to its place, and have the move on disk on return.
 

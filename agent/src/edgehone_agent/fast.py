@@ -64,6 +64,7 @@ class FastModel(Model):
         self.bare = session
         """The session without the tap: for timing, which wants no embeddings."""
         self._tap = _Tap(session) if tap else None
+        self._kept: Array | None = None
         super().__init__(self._tap or session)
         info, shape = session.input, self._shapes[0]
         self._shape = shape
@@ -146,8 +147,20 @@ class FastModel(Model):
         if self._odd:
             np.add(self._bytes, self._odd, self._bytes)
 
+    @property
+    def examples(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of one example that are taken, in torch order."""
+        return self._shapes
+
+    def keep_embedding(self, embedding: Array) -> None:
+        """Put back what was taken, for the next take."""
+        self._kept = embedding
+
     def take_embedding(self) -> Array | None:
         """The embedding (N, ...) of the calls since the last take, as real values; None without a tap or a call."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
         if self._tap is None or not self._tap.taken:
             return None
         taken, self._tap.taken = self._tap.taken, []

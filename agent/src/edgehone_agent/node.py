@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgehone_agent import durable
+from edgehone_agent._live import Live, Task
 from edgehone_agent.capture import Capture
 from edgehone_agent.errors import EdgehoneError, HostError, InputError, StateError
 from edgehone_agent.fast import FastModel
@@ -44,71 +46,11 @@ from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import Manifest
 
 if TYPE_CHECKING:
-    from edgehone_agent.uplink.shadow import Shadow
+    from edgehone_agent.learn import Kind
+    from edgehone_agent.learn.kept import Change
 
 Array = NDArray[np.float32]
 _TICK_S = 0.25
-
-
-class _Lane:
-    """One session and its lock."""
-
-    __slots__ = ("answered", "is_open", "lock", "model")
-
-    def __init__(self, model: FastModel) -> None:
-        self.lock = threading.Lock()
-        self.model = model
-        self.is_open = True
-        self.answered = 0
-
-
-class Live:
-    """A loaded bundle that answers."""
-
-    def __init__(self, loaded: Loaded, feed: Feed | None) -> None:
-        self.loaded = loaded
-        self.feed = feed
-        self.lanes = tuple(_Lane(model) for model in loaded.models)
-        for lane in self.lanes:
-            lane.model.take_embedding()  # of the probe, which nobody watches
-
-    def take(self) -> _Lane:
-        """A lane whose lock the caller holds from now on: a free one, else the one this thread waits for."""
-        for lane in self.lanes:
-            if lane.lock.acquire(blocking=False):
-                return lane
-        lane = self.lanes[threading.get_ident() // 4096 % len(self.lanes)]
-        lane.lock.acquire()
-        return lane
-
-    def retire(self) -> None:
-        """Free each session after the call that runs in it. Whoever comes later looks for another model."""
-        for lane in self.lanes:
-            with lane.lock:
-                lane.is_open = False
-                lane.model.close()
-
-    @property
-    def answered(self) -> int:
-        """Calls that were answered."""
-        return sum(lane.answered for lane in self.lanes)
-
-
-class Task:
-    """One task of a node: its slots, what answers now, and its counts."""
-
-    def __init__(self, name: str, slots: Slots) -> None:
-        self.name = name
-        self.slots = slots
-        self.live: Live | None = None
-        self.fault: str | None = None
-        self.since_s = 0.0  # monotonic, of the last swap or start
-        self.swaps = self.roll_backs = 0
-        self.answered_before = 0  # by models that are gone
-        self.infer_count, self.infer_seconds = 0, 0.0
-        self.lock = threading.Lock()  # one change of the slots at a time
-        self.shadow: Shadow | None = None
-        self.context: str | None = None  # whose drift reference is watched with
 
 
 class Node:
@@ -186,7 +128,8 @@ class Node:
             try:
                 if not lane.is_open:
                     continue
-                y = lane.model.predict(x)
+                change = live.change
+                y = lane.model.predict(x) if change is None else change.ask(lane.model, x)
                 lane.answered += 1
                 if live.feed is not None:
                     self._show(live.feed, lane.model, np.asarray(x), y, None)
@@ -210,7 +153,7 @@ class Node:
             try:
                 if lane.is_open:
                     id = self.ids.next()
-                    y = _predict_batch(lane.model, live.loaded.manifest, x)
+                    y = _predict_batch(lane.model, live.loaded.manifest, x, live.change)
                     lane.answered += 1
                     if live.feed is not None:
                         self._show(live.feed, lane.model, x, y, id)
@@ -243,6 +186,10 @@ class Node:
         for feed in known:  # the answer may wait there still
             feed.drain()
         told = self._capture.feedback(event)
+        if event["kind"] == "delete":
+            for task in self._tasks.values():
+                if task.learner is not None:
+                    task.learner.forget(str(event["prediction_id"]))
         if not told.is_first or event["kind"] not in LABELLING or any(feed.judge(event, told) for feed in known):
             return
         lost = known[0] if len(known) == 1 else feeds.get(str(event.get("task")))
@@ -395,6 +342,28 @@ class Node:
                 old.drain()
                 if live.feed is not None:
                     live.feed.shadow = old.shadow
+                self._open_learner(found)  # it compares with this reference
+
+    def set_policy(self, task: str, *, learn: Kind | None, label_error: float | None = None) -> None:
+        """Say what a task may learn here, None for nothing; see `edgehone_agent.learn`.
+
+        Args:
+            task: which.
+            learn: the kind. With another one, or none, what was learnt is removed.
+            label_error: share of the labels that is known to be wrong, 0 to 0.5; None leaves it as it is.
+
+        Raises:
+            InputError: an unknown task, or a share out of range.
+        """
+        found = self._task(task)
+        with found.lock:
+            share = found.label_error if label_error is None else float(label_error)
+            if found.is_told and (found.learn, found.label_error) == (learn, share):
+                return
+            if share is not None and found.live is not None and found.live.feed is not None:
+                found.live.feed.set_label_error(share)
+            found.is_told, found.learn, found.label_error = True, learn, share
+            self._open_learner(found)
 
     def reload(self, task: str) -> bool:
         """Try again to load a task that is not ready; whether it is now."""
@@ -414,6 +383,8 @@ class Node:
         for task in self._tasks.values():
             with task.lock:
                 self._drop_shadow(task)
+                if task.learner is not None:
+                    task.learner.close()
                 if task.live is not None:
                     task.live.retire()
                     if task.live.feed is not None:
@@ -476,6 +447,7 @@ class Node:
         self._drop_shadow(task)  # it answered beside another one
         old, new = task.live, Live(loaded, self._feed(task, loaded))
         task.live, task.since_s = new, self._monotonic()
+        self._open_learner(task)
         task.fault = task.slots.fault
         live = {**self._live, task.name: new}
         if len(self._tasks) == 1:
@@ -501,6 +473,8 @@ class Node:
         if self._capture is not None:
             labels, fault = open_labels(loaded.manifest, loaded.digest, labels_file)
             task.slots.fault = task.slots.fault or fault
+            if task.label_error is not None:
+                labels.set_label_error(task.label_error)
         if watcher is None and self._capture is None:
             return None
         return Feed(
@@ -508,6 +482,24 @@ class Node:
             watcher=watcher, card=card, capture=self._capture, new_id=self.ids.next, file=file,
             labels=labels, labels_file=labels_file,
         )  # fmt: skip
+
+    def _open_learner(self, task: Task) -> None:
+        """Let a task learn what its policy asks for from now on, going on where its file left off."""
+        live, before = task.live, task.learner
+        task.learner = None
+        if before is not None:
+            before.close()
+        if live is not None:
+            live.change = None
+            if live.feed is not None:
+                live.feed.learner = None
+        file = None if self._lock is None else self.state / "learn" / f"{task.name}.delta"
+        if task.learn is not None and live is not None:
+            from edgehone_agent.learn.learner import open_learner
+
+            task.learner = open_learner(task.learn, live, file, task.label_error or 0.0)
+        elif task.is_told and task.learn is None and file is not None and file.exists():
+            durable.remove(file)
 
     def _card(self, task: Task, loaded: Loaded) -> tuple[Card | None, str | None]:
         """What a bundle is watched with, and what was wrong with the one of the node's context."""
@@ -526,6 +518,10 @@ class Node:
                 if live is not None and live.feed is not None:
                     live.feed.drain()
                     live.feed.save(now_s)
+                learner = task.learner
+                if learner is not None and live is not None:
+                    is_loud = learner.kind == "statistics" and live.feed is not None and live.feed.is_loud()
+                    learner.work(is_loud=is_loud, now_s=now_s)
                 if task.slots.state.trial is not None and live is not None and now_s - task.since_s >= SETTLED_AFTER_S:
                     self._settle(task)
 
@@ -572,9 +568,11 @@ def task_names(state: Path) -> tuple[str, ...]:
     return tuple(sorted(pointer.parent.name for pointer in (state / "tasks").glob("*/current.json")))
 
 
-def _predict_batch(model: FastModel, manifest: Manifest, x: Array) -> Array:
+def _predict_batch(model: FastModel, manifest: Manifest, x: Array, change: Change | None) -> Array:
     if x.ndim == 0 or x.shape[1:] != manifest.input.shape:
         raise InputError(
             f"the input has shape {x.shape}", do=f"give (N, {', '.join(map(str, manifest.input.shape))}) float32"
         )
+    if change is not None:
+        return change.ask(model, x[0])[None] if len(x) == 1 else change.ask(model, x)
     return model.predict(x[0])[None] if len(x) == 1 else model.predict(x)

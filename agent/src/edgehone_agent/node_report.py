@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgehone_agent.serve.host import Metric
 
 if TYPE_CHECKING:
-    from edgehone_agent.node import Task
+    from edgehone_agent._live import Task
 
 
 def task_status(task: Task, now_s: float) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def task_status(task: Task, now_s: float) -> dict[str, Any]:
         if feed is None or feed.watcher is None
         else {"level": feed.level, "dropped_rows": feed.dropped_rows, "fault": feed.fault},
         "risk": None if feed is None else feed.risk(),
+        "learn": None if task.learner is None else task.learner.status(),
         "shadow": None if task.shadow is None else task.shadow.status(),
         "context": task.context,
     }

@@ -29,10 +29,11 @@ from edgehone_agent.scores import is_classifier, uncertainty
 from edgehone_agent.watch import Labels, Watcher
 from edgehone_agent.watch.channels import Channels, bins_of
 from edgehone_agent.watch.labels import Answered
-from edgehone_agent.wire.card import BINS, Card, Origin
+from edgehone_agent.wire.card import BINS, INPUTS, Card, Origin
 from edgehone_agent.wire.manifest import Manifest
 
 if TYPE_CHECKING:
+    from edgehone_agent.learn.learner import Learner
     from edgehone_agent.uplink.shadow import Shadow
 
 Array = NDArray[np.float32]
@@ -128,6 +129,7 @@ class Feed:
     ) -> None:
         self.watcher, self.labels = watcher, labels
         self.shadow: Shadow | None = None  # answers the same readings, unseen
+        self.learner: Learner | None = None  # learns from them
         self.digest = digest
         self.are_probabilities = None if card is None else card.probabilities
         self.output_rank = len(manifest.output.shape)
@@ -209,6 +211,8 @@ class Feed:
         shadow = self.shadow
         if shadow is not None:
             shadow.judge(event)
+        if self.learner is not None:
+            self.learner.judge(event, told)
         with self._judging:
             level = self.labels.level
             if not told.is_captured:
@@ -227,6 +231,19 @@ class Feed:
             if self.labels.level > level:
                 log.warning("%s: the errors are at level %d: %s", self._task, self.labels.level, _in_words(self.labels))
         return True
+
+    def set_label_error(self, share: float) -> None:
+        """See `Labels.set_label_error`."""
+        if self.labels is not None:
+            with self._judging:
+                self._are_labels_saved = not self.labels.set_label_error(share) and self._are_labels_saved
+
+    def is_loud(self) -> bool:
+        """Whether the watch alarms on readings alone."""
+        if self.watcher is None or self.level < 2:
+            return False
+        with self._looking:
+            return self.watcher.is_loud(INPUTS)
 
     def count_unknown(self) -> None:
         """Count a label about an answer that nobody remembers."""
@@ -303,7 +320,10 @@ class Feed:
                     self._is_saved = False
         except EdgehoneError as error:
             self.fault = str(error)
-        shadow = self.shadow
+        shadow, learner = self.shadow, self.learner
+        if learner is not None:
+            asked = [name for seen in chunk for name in _asked(seen)]
+            learner.observe(asked, x, y)
         if self._capture is None and shadow is None:
             return
         ids = [name for seen in chunk for name in row_ids(seen.id or self._new_id(), len(seen.x))]
@@ -341,6 +361,10 @@ def _in_words(labels: Labels) -> str:
     drawn = labels.drawn
     limit = math.nan if labels.detector is None else labels.detector.limit
     return f"{drawn.wrong} of {drawn.rows} labelled rows were wrong, and a mean loss of {limit:.3g} was to be expected"
+
+
+def _asked(seen: _Seen) -> Sequence[str | None]:
+    return [None] * len(seen.x) if seen.id is None else row_ids(seen.id, len(seen.x))
 
 
 def row_ids(id: str, rows: int) -> list[str]:

@@ -36,10 +36,15 @@ _LONGEST_LINE = 1 << 12
 _SILENT_S = 150.0  # the core says something every minute
 _ENROL = "enrol it with a new token: edgehone-agent enrol TOKEN --core ADDRESS --again"
 _NETWORK = (OSError, http.client.HTTPException)
+_CUT_OFF = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)  # RemoteDisconnected is the first of these
 
 
-def trusting(identity: Identity) -> ssl.SSLContext:
-    """A TLS context that trusts the core's CA alone and shows the node's certificate.
+def trusting(identity: Identity, *, show: bool = True) -> ssl.SSLContext:
+    """A TLS context that trusts the core's CA alone.
+
+    Args:
+        identity: of the node.
+        show: the node's certificate; False for a call without one.
 
     Raises:
         StateError: a file is missing or damaged.
@@ -48,7 +53,8 @@ def trusting(identity: Identity) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_verify_locations(identity.ca_file)
-        context.load_cert_chain(identity.certificate_file, identity.key_file)
+        if show:
+            context.load_cert_chain(identity.certificate_file, identity.key_file)
     except OSError as error:  # ssl.SSLError is one
         raise StateError(
             f"the node's certificate cannot be used: {error.strerror or error}", where=str(identity.folder), do=_ENROL
@@ -64,6 +70,10 @@ class CoreClient:
         context: whom to trust and who this is.
         timeout_s: how long the core may stay silent.
 
+    Attributes:
+        turned_away: the core closed the last connection without a word, as it does when a certificate has run out by
+            its own clock.
+
     Raises:
         ConfigError: this is no address.
     """
@@ -72,12 +82,13 @@ class CoreClient:
         self._core, self._timeout_s = core, timeout_s
         self._host, self._port = core_address(core)
         self._context = context
+        self.turned_away = False
         self._connection: http.client.HTTPSConnection | None = None
 
     def show(self, context: ssl.SSLContext) -> None:
         """Use another certificate from now on."""
         self.close()
-        self._context = context
+        self._context, self.turned_away = context, False
 
     def post(self, name: str, body: bytes, content_type: str = "application/json") -> bytes:
         """The body of the core's answer to a call.
@@ -92,12 +103,14 @@ class CoreClient:
         with self._named():
             kept = self._connection
             try:
-                return self._call(name, body, headers)
+                content = self._call(name, body, headers)
             except _NETWORK as error:
                 self.close()
                 if kept is None or isinstance(error, TimeoutError):
                     raise
-            return self._call(name, body, headers)
+                content = self._call(name, body, headers)
+        self.turned_away = False
+        return content
 
     def lines(self) -> Iterator[bytes]:
         """The lines of the wake-up stream, as they come, until it ends. Raises as `post`."""
@@ -194,6 +207,7 @@ class CoreClient:
             yield
         except _NETWORK as error:
             self.close()
+            self.turned_away = isinstance(error, _CUT_OFF) or "CERTIFICATE_EXPIRED" in str(error)
             raise core_error(error, self._core) from error
 
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgehone_agent import __version__, durable
 from edgehone_agent.errors import ConfigError, InputError, RegistryError, TrustError
@@ -30,11 +31,18 @@ from edgehone_agent.uplink.identity import (
     core_address,
     der_of,
     fingerprint_of,
+    is_renewal_due,
+    life,
     load_identity,
     make_key,
     make_request,
+    serial_of,
 )
+from edgehone_agent.wire.returning import Challenge, Return
 from edgehone_agent.wire.uplink import Enrol, Enrolled, JoinToken, Renew, Renewed, read, write
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _MAX_ROOT_BYTES = 1 << 20
 _MAX_ROOTS = 1024
@@ -161,18 +169,53 @@ def bring_root(identity: Identity) -> None:
     durable.write_bytes(identity.root_file, root)
 
 
-def renew(identity: Identity, client: CoreClient) -> None:
+def renew(identity: Identity, client: CoreClient, *, now_s: float | None = None) -> bool:
     """Another certificate for the same key, on disk and in use on return. The old one works until it ends.
+
+    A node that was away until then comes back by itself: without a certificate, it signs a challenge of the core with
+    its key. The core lets it in for as long as its owner allows. Whether the certificate has run out is for the core's
+    clock to say, where this node's clock or a closed door make that likely.
+
+    Args:
+        identity: of the node.
+        client: that shows the old certificate; it shows the new one on return.
+        now_s: this node's clock; None for the system's.
+
+    Returns:
+        False when there was no need: the core was asked, and the certificate is still good.
 
     Raises:
         EdgehoneError: as `CoreClient.post`, or the answer holds no certificate for this node.
         StateError: it cannot be written.
     """
-    key = make_key(identity.key_file)
-    answer = read(Renewed, client.post("renew", write(Renew(make_request(key)))))
+    key, held = make_key(identity.key_file), life(identity.certificate_file)
+    now_s = time.time() if now_s is None else now_s
+    answer: Renewed | None = None
+    if now_s >= held[1] or client.turned_away:
+        stranger = CoreClient(identity.core, trusting(identity, show=False))
+        try:
+            answer, now_s = _come_back(identity, key, stranger, held[1])
+        finally:
+            stranger.close()
+    if answer is None:
+        if not is_renewal_due(held, now_s):
+            return False
+        answer = read(Renewed, client.post("renew", write(Renew(make_request(key)))))
     check_certificate(answer.certificate, key, identity.node, der_of(identity.ca_file.read_bytes()))
     durable.write_bytes(identity.certificate_file, answer.certificate.encode())
     client.show(trusting(identity))
+    return True
+
+
+def _come_back(
+    identity: Identity, key: EllipticCurvePrivateKey, stranger: CoreClient, ends_s: float
+) -> tuple[Renewed | None, float]:
+    """A certificate if the old one has run out by the core's clock; and that clock."""
+    told = read(Challenge, stranger.post("challenge", b"{}"))
+    if told.time_s < ends_s:
+        return None, told.time_s
+    message = Return(make_request(key, told.challenge), serial_of(identity.certificate_file))
+    return read(Renewed, stranger.post("renew", write(message))), told.time_s
 
 
 def _moved(known: Identity, core: str, tasks: tuple[str, ...]) -> Identity:

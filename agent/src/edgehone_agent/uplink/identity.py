@@ -25,6 +25,7 @@ from edgehone_agent.errors import ConfigError, InputError, StateError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
 
 FOLDER = "uplink"
 RENEW_AFTER = 2 / 3  # of a certificate's life
@@ -169,15 +170,22 @@ def load_key(file: Path) -> EllipticCurvePrivateKey:
     return key
 
 
-def make_request(key: EllipticCurvePrivateKey) -> str:
-    """A certificate request, PKCS #10 in PEM. The core decides the name, so this one has none of its own."""
+def make_request(key: EllipticCurvePrivateKey, challenge: str = "") -> str:
+    """A certificate request, PKCS #10 in PEM. The core decides the name, so this one has none of its own.
+
+    Args:
+        key: of the node; it signs the request.
+        challenge: of the core, to be signed as well; "" for none.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding
-    from cryptography.x509.oid import NameOID
+    from cryptography.x509.oid import AttributeOID, NameOID
 
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgehone node")])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    if challenge:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge.encode())
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
@@ -211,20 +219,25 @@ def check_certificate(pem: str, key: EllipticCurvePrivateKey, node: str, ca: byt
 
 
 def life(file: Path) -> tuple[float, float]:
-    """From when to when a certificate (PEM) holds, seconds since 1970.
+    """From when to when a certificate (PEM) holds, seconds since 1970. Raises StateError when it cannot be read."""
+    certificate = _certificate(file)
+    return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
-    Raises:
-        StateError: it cannot be read.
-    """
+
+def serial_of(file: Path) -> str:
+    """Serial number of a certificate (PEM): hex, without leading zeros. Raises StateError when it cannot be read."""
+    return f"{_certificate(file).serial_number:x}"
+
+
+def _certificate(file: Path) -> Certificate:
     from cryptography import x509
 
     try:
-        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        return x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         raise durable.state_error(error, file) from error
     except ValueError as error:
         raise StateError("the node's certificate is damaged", where=str(file), do=_AGAIN) from error
-    return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
 def is_renewal_due(held: tuple[float, float], now_s: float) -> bool:

@@ -245,11 +245,12 @@ class Uplink:
         held = life(self.identity.certificate_file)
         now_s = self._clock() + self._behind_s  # the core's clock says when a certificate ends
         self._status["certificate_days"] = round((held[1] - now_s) / 86_400, 2)
-        self._flag("certificate_expired", now_s >= held[1], "the certificate has run out: enrol the node again")
-        if not is_renewal_due(held, now_s):
+        self._flag("certificate_expired", now_s >= held[1], "the certificate has run out")
+        if not (is_renewal_due(held, now_s) or client.turned_away):
             return
         try:
-            renew(self.identity, client)
+            if not renew(self.identity, client, now_s=now_s):
+                return
         except EdgehoneError as error:
             log.warning("the certificate cannot be renewed: %s", error.what)
             return

@@ -150,6 +150,11 @@ _MEASURES: dict[Origin, Callable[[Array], Array]] = {
 }
 
 
+def measure_of(origin: Origin, x: Array) -> Array:
+    """What a channel, or several, measure of readings (N, ...) alone: (N, columns)."""
+    return _flat(x) if origin is Origin.FEATURE else _MEASURES[origin](x).reshape(len(x), -1)
+
+
 def _batch(values: Array, shape: tuple[int, ...], what: str) -> Array:
     if values.shape == shape:
         return values[None]

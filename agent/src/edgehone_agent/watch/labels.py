@@ -246,7 +246,7 @@ class Labels:
         if kind == "new_class":
             return 1.0 if self._manifest.kind == "classification" else None
         if self._is_classifier:
-            right = self._class_of(event.get("label"))
+            right = class_of(self._manifest, event.get("label"))
             if right is None or not isinstance(answered, int):
                 return None
             return float(right != answered)
@@ -254,15 +254,16 @@ class Labels:
             return 1.0  # counted as wrong, because somebody corrected it
         return _distance(self.baseline, event.get("value"), answered)
 
-    def _class_of(self, label: object) -> int | None:
-        """The number of a class that is given by name or number; None when the model does not have it."""
-        labels, classes = self._manifest.labels, self._manifest.output.shape[0]
-        if isinstance(label, str):
-            if label in labels:
-                return labels.index(label)
-            label = int(label) if label.isascii() and label.isdigit() and len(label) < 9 else -1
-            return label if len(labels) <= label < classes else None  # a class without a name is called by its number
-        return label if isinstance(label, int) and 0 <= label < classes else None
+
+def class_of(manifest: Manifest, label: object) -> int | None:
+    """The number of a class that is given by name or number; None when the model, a classifier, does not have it."""
+    labels, classes = manifest.labels, manifest.output.shape[0]
+    if isinstance(label, str):
+        if label in labels:
+            return labels.index(label)
+        label = int(label) if label.isascii() and label.isdigit() and len(label) < 9 else -1
+        return label if len(labels) <= label < classes else None  # a class without a name is called by its number
+    return label if isinstance(label, int) and 0 <= label < classes else None
 
 
 def _distance(baseline: Baseline, value: object, answered: Answered) -> float | None:

@@ -64,9 +64,7 @@ class RiskDetector:
                 do="choose both from 0 to below 1",
             )
         if not 0 <= label_error <= MOST_LABEL_ERROR:
-            raise InputError(
-                f"a share of {label_error} wrong labels is out of range", where=name, do="choose 0 to 0.5"
-            )
+            raise InputError(f"a share of {label_error} wrong labels is out of range", where=name, do="choose 0 to 0.5")
         self.name = name
         self.baseline, self.baseline_rows, self.tolerance = float(baseline), int(rows), float(tolerance)
         upper = _upper_bound(baseline, rows) if rows else baseline
@@ -129,8 +127,8 @@ class RiskDetector:
         )
         noise = _NOISE.pack(self.label_error, self.two_classes) if self.label_error else b""
         return _LAYOUT.pack(
-            _MAGIC, 2 if noise else 1, self.baseline, self.baseline_rows, self.tolerance, self._rows, self._sum, levels.index,
-            *flat, *self._stakes.tolist(),
+            _MAGIC, 2 if noise else 1, self.baseline, self.baseline_rows, self.tolerance, self._rows, self._sum,
+            levels.index, *flat, *self._stakes.tolist(),
         ) + noise  # fmt: skip
 
     def restore(self, content: bytes) -> None:
@@ -142,7 +140,7 @@ class RiskDetector:
         noise = label_error_in(content)
         if noise != (self.label_error, self.two_classes and self.label_error > 0):
             raise _damaged()
-        magic, version, baseline, rows, tolerance, seen, total, index, *rest = _LAYOUT.unpack_from(content)
+        magic, _, baseline, rows, tolerance, seen, total, index, *rest = _LAYOUT.unpack_from(content)
         mine = struct.pack("<fQf", self.baseline, self.baseline_rows, self.tolerance)
         if magic != _MAGIC or struct.pack("<fQf", baseline, rows, tolerance) != mine:
             raise _damaged()

@@ -13,6 +13,7 @@ row costs next to nothing; reading the level or anything else does the work firs
 from __future__ import annotations
 
 import secrets
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from edgehone_agent.watch.channels import Channels, bins_of
 from edgehone_agent.watch.detector import BLOCK, VARIANTS, Detector, State
 from edgehone_agent.watch.levels import THRESHOLDS
 from edgehone_agent.watch.state import Saved
-from edgehone_agent.wire.card import MISSING, Card
+from edgehone_agent.wire.card import MISSING, Card, Origin
 
 _HELD_BYTES = 1 << 20  # most that may wait for a full block
 _WORD = 0xFFFFFFFFFFFFFFFF
+_LOUD = THRESHOLDS[1] / 10  # where level 2 goes off
 Array = NDArray[np.float32]
 
 
@@ -109,6 +111,16 @@ class Watcher:
         """The highest level that is on: 0 none, 1, 2 or 3 for THRESHOLDS."""
         self._work()
         return self._detector.state.levels.level
+
+    def is_loud(self, origins: Container[Origin]) -> bool:
+        """Whether channels that look at `origins` are enough by themselves to hold level 2."""
+        self._work()
+        detector = self._detector
+        if detector.state.levels.level < 2:
+            return False
+        watched = np.array([channel.origin in origins for channel in self.card.channels])
+        stakes = detector.state.stakes * watched[None, :, None].astype(np.float32)
+        return bool(detector.indices(stakes[None]).max() >= _LOUD)
 
     def reset(self) -> None:
         """Start anew, after somebody looked at an alarm; keep `evidence` before if it is to be kept.

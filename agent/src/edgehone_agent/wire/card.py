@@ -59,6 +59,8 @@ class Origin(IntEnum):
 
 STATISTICS = (Origin.MEAN, Origin.SPREAD, Origin.LOWEST, Origin.HIGHEST, Origin.ROUGHNESS, Origin.PLANE)
 """Of a reading that is too long to watch value by value."""
+INPUTS = frozenset((Origin.FEATURE, *STATISTICS))
+"""What looks at readings alone."""
 
 _NAMES = {
     Origin.FEATURE: "input {}",
