@@ -101,7 +101,7 @@ def enrol(
             status={}, beats=0,
         )
     )  # fmt: skip
-    issued = _issue(conn, authority, id, message.csr, now_s, life_s)
+    issued = issue(conn, authority, id, message.csr, now_s, life_s)
     detail = {"name": name, "serial": issued.serial}
     audit.record(conn, now_s=now_s, actor=f"node:{id}", action="node.enrol", subject=id, detail=detail)
     return Enrolled(id, issued.pem, authority.pem, row.tags)
@@ -119,7 +119,7 @@ def renew(
     state = conn.execute(select(node.c.state).where(node.c.id == id)).scalar_one_or_none()
     if state is None or state == REVOKED:
         raise TrustError("this node is not one of ours", do="enrol it with a new token")
-    issued = _issue(conn, authority, id, csr, now_s, life_s)
+    issued = issue(conn, authority, id, csr, now_s, life_s)
     audit.record(
         conn, now_s=now_s, actor=f"node:{id}", action="node.renew", subject=id, detail={"serial": issued.serial}
     )
@@ -140,11 +140,12 @@ def _again(
     state = conn.execute(select(node.c.state).where(node.c.id == row.node)).scalar_one_or_none()
     if state in (None, REVOKED) or not any(certified_key(pem) == key for pem in pems):
         raise _refused()
-    issued = _issue(conn, authority, row.node, message.csr, now_s, life_s)
+    issued = issue(conn, authority, row.node, message.csr, now_s, life_s)
     return Enrolled(row.node, issued.pem, authority.pem, row.tags)
 
 
-def _issue(conn: Connection, authority: Authority, id: str, csr: str, now_s: float, life_s: float) -> Issued:
+def issue(conn: Connection, authority: Authority, id: str, csr: str, now_s: float, life_s: float) -> Issued:
+    """Sign a certificate for a node that was judged before, and keep it. Raises InputError."""
     issued = authority.sign_node(csr, id, now_s, life_s=life_s)
     conn.execute(
         insert(certificate).values(

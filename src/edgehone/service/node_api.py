@@ -1,7 +1,8 @@
 """The calls of nodes, /v1/node/...: a plain ASGI application, because heartbeats are most of what a core does.
 
 Rules (docs/formats/uplink.md is the protocol):
-- Every call but `enrol` needs a certificate of ours that has not run out and is not revoked, checked at each request.
+- Every call needs a certificate of ours that has not run out and is not revoked, checked at each request. But `enrol`,
+  and `challenge` and `renew` for a node that was away until its certificate ran out (`fleet.returning`).
 - A call is answered when what it brought is on disk.
 - A node that calls too often, or sends more than its share of a day, gets 429 with Retry-After, before its body is
   looked into. Others do not notice. What could not be kept does not count against its share.
@@ -19,19 +20,22 @@ from typing import Any
 
 from edgehone.fleet import enrol as enrolment
 from edgehone.fleet import uploads
+from edgehone.fleet.authority import DAY_S
 from edgehone.fleet.heartbeat import Arrived
+from edgehone.fleet.returning import Challenges, check_challenge, take_back
 from edgehone.service.answers import Refused, answer, answer_error, read_body
 from edgehone.service.core import Core
 from edgehone.service.listen import PEER, Peer
 from edgehone.service.rates import Buckets
 from edgehone.service.trouble import Room, Trouble
 from edgehone_agent.errors import BundleError, EdgehoneError, HostError, InputError, TrustError
-from edgehone_agent.wire import uplink
+from edgehone_agent.wire import returning, uplink
 from edgehone_agent.wire.strict_json import read_json
 
 PREFIX = "/v1/node/"
 _ENROL_S = 0.05  # that every answer to an enrolment takes at least
 _ENROLS_PER_S, _ENROLS_BURST = 2.0, 50.0  # from one address
+_RETURNS_PER_S, _RETURNS_BURST = 20.0, 500.0  # a site's nodes come back together, from one address
 _WAIT = "wait as long as Retry-After says"
 _LOG = logging.getLogger("edgehone.core")
 
@@ -44,6 +48,8 @@ class NodeApi:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._enrols = Buckets(_ENROLS_PER_S, _ENROLS_BURST)
+        self._returns = Buckets(_RETURNS_PER_S, _RETURNS_BURST)
+        self._challenges = Challenges()
         limits = core.limits
         self._room = Room(core.folders, share=limits.free_share, most_bytes=limits.free_bytes)
         self._full, self._blobs = Trouble("uploads"), Trouble("the blobs")
@@ -62,6 +68,9 @@ class NodeApi:
         try:
             if name == "enrol":
                 await self._enrol(scope, receive, send)
+                return
+            if name == "challenge" or (name == "renew" and scope.get(PEER) is None):
+                await self._return(name, scope, receive, send)
                 return
             method, call = self._calls.get(name, ("", None))
             if call is None:
@@ -99,7 +108,7 @@ class NodeApi:
     def _kept(self, node: str, size_bytes: int, rows: int) -> Iterator[None]:
         """A block that keeps what a node sends up, and counts it. Raises Refused beyond its share, StateError."""
         with self._full.watched():
-            self._room.check(size_bytes)
+            self._room.check()
         core, now_s = self._core, self._core.clock()
         wait_s = core.bytes_up.take(node, now_s, size_bytes)
         if not wait_s and (wait_s := core.rows_up.take(node, now_s, rows)):
@@ -144,6 +153,33 @@ class NodeApi:
         issued = await core.writer.run(
             lambda conn: enrolment.renew(conn, core.authority, node, message.csr, core.clock(), life_s=core.node_life_s)
         )
+        await answer(send, 200, uplink.write(uplink.Renewed(issued.pem)))
+
+    async def _return(self, name: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Both steps of coming back, without a certificate."""
+        core, now_s = self._core, self._core.clock()
+        wait_s = self._returns.take((scope.get("client") or ("", 0))[0], now_s)
+        if wait_s:
+            raise Refused(429, "too many nodes come back from this address", do=_WAIT, wait_s=wait_s)
+        if scope["method"] != "POST":
+            raise Refused(405, "this call takes another method", do="use POST")
+        if scope["scheme"] != "https":
+            raise TrustError("this call needs TLS", do="write https://")
+        body = await read_body(scope, receive, uplink.MAX_BEAT_BYTES)
+        if name == "challenge":
+            await answer(send, 200, uplink.write(returning.Challenge(self._challenges.make(now_s), now_s)))
+            return
+        message = uplink.read(returning.Return, body)
+        check_challenge(self._challenges, message.csr, now_s)
+        issued = await core.writer.run(
+            lambda conn: take_back(
+                conn, core.authority, message, core.clock(), grace_s=core.place.settings.grace_days * DAY_S,
+                life_s=core.node_life_s,
+            )
+        )  # fmt: skip
+        if isinstance(issued, TrustError):
+            raise issued
+        _LOG.info("a node is back after its certificate had run out")
         await answer(send, 200, uplink.write(uplink.Renewed(issued.pem)))
 
     async def _evidence(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:

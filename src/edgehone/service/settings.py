@@ -32,6 +32,7 @@ class Settings:
         blobs: URL or path; "" for `blobs/` in the folder.
         interval_s: between two heartbeats of a node.
         node_days: life of a node's certificate.
+        grace_days: how long after its end a node that was away may still renew it by itself.
     """
 
     listen: tuple[str, ...] = (LISTEN,)
@@ -40,6 +41,7 @@ class Settings:
     blobs: str = ""
     interval_s: float = 60.0
     node_days: float = 7.0
+    grace_days: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -163,4 +165,5 @@ _CHECKS: dict[str, Callable[[str, Any, str], Any]] = {
     "blobs": _text,
     "interval_s": _between(0.05, 86_400),
     "node_days": _between(0.01, 365),
+    "grace_days": _between(0, 3650),
 }
