@@ -1,6 +1,6 @@
 """The dashboard of a running core in a real browser: what a person does there, by mouse, by key, and on a phone.
 
-With EDGEHONE_SCREENSHOTS=FOLDER two pictures are written there, for the documentation.
+With EDGEHONE_SCREENSHOTS=FOLDER three pictures are written there, for the documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgehone.records.database import open_database
 from edgehone.records.tables import feedback, node, rollout
 from edgehone.service.settings import Place
 from edgehone.testing.cores import PASSWORD, make_core
-from edgehone.testing.seeded_cores import TASK, WAITING, Seeded, fill, raise_alarm
+from edgehone.testing.seeded_cores import TASK, WAITING, Seeded, fill
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -126,18 +126,6 @@ def until(check: Callable[[], bool], seconds: float = 15.0) -> None:
         time.sleep(0.1)
 
 
-def test_an_alarm_appears_by_itself(site: Site, looking: Looking) -> None:
-    page = looking.page(site)
-    assert page.locator("#alarms").inner_text().startswith("3 nodes are alarmed")
-    assert page.locator("#nodes tbody tr").count() == 13
-    raise_alarm(site.place, site.seeded.nodes["north-1"], time.time())
-    page.locator("#alarms", has_text="4 nodes are alarmed").wait_for(timeout=15_000)
-    assert "north-1" in page.locator("#alarms").inner_text()
-    page.get_by_role("row", name="north-1").get_by_role("link", name="north-1", exact=True).click()
-    assert page.locator("h1").inner_text() == "north-1"
-    assert "brightness" in page.locator(".pic svg:visible").get_attribute("aria-label")
-
-
 def test_ten_samples_are_labelled_with_keys_each_exactly_once(site: Site, looking: Looking) -> None:
     page = looking.page(site, color_scheme="dark")
     page.goto(site.url + "/label?task=" + TASK)
@@ -206,6 +194,9 @@ def test_every_page_fits_every_width(site: Site, looking: Looking, theme: str) -
     paper = {"light": "rgb(251, 251, 249)", "dark": "rgb(18, 20, 23)"}
     if theme == "light":
         _shoot(page, "dashboard-fleet-light.png")
+        page.goto(f"{site.url}/rounds/{WAITING}")
+        page.get_by_role("button", name="Approve v4").wait_for()
+        _shoot(page, "dashboard-round-light.png")
     for path in site.pages():
         answer = page.goto(site.url + path)
         assert answer.status == 200, path
@@ -229,7 +220,7 @@ def test_every_page_fits_every_width(site: Site, looking: Looking, theme: str) -
 
 def test_the_tab_key_reaches_everything(site: Site, looking: Looking) -> None:
     page = looking.page(site)
-    for path in ("/", "/label", f"/rollouts/{site.seeded.rollout}"):
+    for path in ("/", "/label", f"/rollouts/{site.seeded.rollout}", f"/rounds/{WAITING}", "/enrol"):
         page.goto(site.url + path)
         page.evaluate("document.documentElement.removeAttribute('data-every')")
         wanted = page.evaluate(
@@ -275,7 +266,8 @@ def test_markup_of_others_is_text(site: Site, looking: Looking) -> None:
 
 def test_a_viewer_sees_and_changes_nothing(site: Site, looking: Looking) -> None:
     page = looking.page(site, "bob")
-    for path in ("/label", f"/rollouts/{site.seeded.rollout}", f"/nodes/{site.seeded.nodes['north-1']}"):
+    node = f"/nodes/{site.seeded.nodes['north-1']}"
+    for path in ("/label", f"/rollouts/{site.seeded.rollout}", node, f"/rounds/{WAITING}", "/enrol"):
         page.goto(site.url + path)
         assert page.locator("main form[method=post]").count() == 0, path
     page.get_by_role("button", name="Sign out").click()

@@ -1,7 +1,6 @@
 """A core's database filled with a fleet that has lived for a while: for tests of whoever looks at it, and for pictures.
 
 place = make_core(folder); fill(place, now_s)         # same seed, same fleet
-raise_alarm(place, node, now_s)                       # what a heartbeat and evidence of a drifting node leave behind
 """
 
 from __future__ import annotations
@@ -92,19 +91,6 @@ def fill(place: Place, now_s: float, *, nodes: int = 14, samples: int = 36, seed
     finally:
         database.close()
     return made
-
-
-def raise_alarm(place: Place, id: str, now_s: float) -> None:
-    """Let a node report an alarm of its watch, as its heartbeat and its evidence would."""
-    database = open_database(place.database_url)
-    try:
-        with database.write() as conn:
-            status = conn.execute(select(node.c.status).where(node.c.id == id)).scalar_one()
-            status[TASK] = {**status[TASK], "watch_level": 3}
-            conn.execute(update(node).where(node.c.id == id).values(status=status, seen_s=now_s))
-            conn.execute(insert(evidence).values(**_evidence(id, now_s, 1.0, np.random.default_rng(0))))
-    finally:
-        database.close()
 
 
 def _releases(conn: Connection, registry: Path, now_s: float) -> dict[tuple[str, int], str]:
