@@ -20,6 +20,7 @@ from pathlib import Path
 from edgehone_agent.errors import EdgehoneError, HostError, StateError
 
 AGAIN_S = 300.0
+_FLICKER_S = 10.0  # what breaks again sooner is told later
 _LOG = logging.getLogger("edgehone.core")
 
 
@@ -34,20 +35,22 @@ class Trouble:
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._clock = name, clock
         self._lock = threading.Lock()
-        self._told_s: float | None = None
+        self._told_s = -AGAIN_S  # of the error that was told last
+        self._is_broken = False
 
     def tell(self, error: EdgehoneError | None) -> None:
         """Note how it went: an error, or None when it worked."""
-        if error is None and self._told_s is None:
+        if error is None and not self._is_broken:
             return
         with self._lock:
-            now_s, told_s = self._clock(), self._told_s
             if error is None:
-                self._told_s = None
-                if told_s is not None:
+                if self._is_broken:
                     _LOG.warning("%s: it works again", self._name)
-            elif told_s is None or now_s - told_s >= AGAIN_S:
-                self._told_s = now_s
+                self._is_broken = False
+                return
+            now_s = self._clock()
+            if now_s - self._told_s >= (AGAIN_S if self._is_broken else _FLICKER_S):
+                self._told_s, self._is_broken = now_s, True
                 _LOG.error("%s: %s", self._name, error)
 
     @contextmanager
@@ -73,11 +76,8 @@ class Room:
     def __init__(self, folders: Sequence[Path], *, share: float, most_bytes: int) -> None:
         self._folders, self._share, self._most_bytes = tuple(folders), share, most_bytes
 
-    def check(self, size_bytes: int = 0) -> None:
-        """Refuse what there is no room for.
-
-        Args:
-            size_bytes: that come.
+    def check(self) -> None:
+        """Refuse to take more when there is no room.
 
         Raises:
             StateError: less than that stays free on one of the disks, or it cannot be looked at.
@@ -88,7 +88,7 @@ class Room:
             except OSError as error:
                 raise StateError(error.strerror or str(error), where=str(folder), do="look at the disk") from error
             kept = min(self._most_bytes, int(self._share * disk.f_blocks * disk.f_frsize))
-            if disk.f_bavail * disk.f_frsize - size_bytes < kept:
+            if disk.f_bavail * disk.f_frsize < kept:
                 raise StateError(
                     "the disk is nearly full: nothing that nodes send up is taken",
                     where=str(folder),

@@ -16,7 +16,7 @@ from edgehone_agent.errors import InputError, StateError
 
 
 def test_trouble_is_told_once_now_and_then_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    times_s = iter((1.0, 2.0, AGAIN_S, AGAIN_S + 1.0, AGAIN_S + 2.0, AGAIN_S + 3.0))
+    times_s = iter((1.0, 2.0, AGAIN_S, AGAIN_S + 1.0, AGAIN_S + 2.0, AGAIN_S + 3.0, AGAIN_S + 11.0))
     trouble = Trouble("the disk", clock=lambda: next(times_s))
     trouble.tell(None)
     for _ in range(5):
@@ -29,20 +29,22 @@ def test_trouble_is_told_once_now_and_then_and_when_it_is_over(caplog: pytest.Lo
         (logging.ERROR, "the disk: no room"),
         (logging.WARNING, "the disk: it works again"),
     ]
+    for _ in range(2):  # it breaks again at once, and still is a little later
+        trouble.tell(StateError("no room"))
+        trouble.tell(None)
+    assert [record.levelno for record in caplog.records[3:]] == [logging.ERROR, logging.WARNING]
     with pytest.raises(InputError), trouble.watched():  # somebody's mistake says nothing about the disk
         raise InputError("no")
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == 5
 
 
 def test_room_is_looked_at_on_every_disk(tmp_path: Path) -> None:
-    Room([tmp_path], share=0.0, most_bytes=0).check(1)
+    Room([tmp_path], share=0.0, most_bytes=0).check()
     with pytest.raises(StateError, match="nearly full"):
         Room([tmp_path], share=1.0, most_bytes=1 << 60).check()
-    with pytest.raises(StateError, match="nearly full"):
-        Room([tmp_path], share=0.0, most_bytes=0).check(1 << 60)
     with pytest.raises(StateError, match="No such file"):
         Room([tmp_path, tmp_path / "gone"], share=0.0, most_bytes=0).check()
-    Room([], share=1.0, most_bytes=1 << 60).check(1 << 60)  # all of it is elsewhere
+    Room([], share=1.0, most_bytes=1 << 60).check()  # all of it is elsewhere
 
 
 def test_uploads_leave_room_and_heartbeats_go_on(
