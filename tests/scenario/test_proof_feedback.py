@@ -29,6 +29,7 @@ from edgehone.loop.said import read_said
 from edgehone.loop.trust import settle
 from edgehone.records.tables import feedback, sample
 from edgehone.testing.cores import CoreNode, new_token
+from edgehone.testing.http_fleets import second_link
 from edgehone.testing.sites import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -51,11 +52,6 @@ def enrolled(site: Site, number: int) -> CoreNode:
     node = CoreNode(site.port, site.folder / f"node-{number}", site.place.authority / "ca.pem")
     node.enrol(new_token(site.place))
     return node
-
-
-def again(node: CoreNode) -> CoreNode:
-    """A second connection of the same node."""
-    return CoreNode(node.port, node.folder, node.authority, node.key, node.id)
 
 
 def lines(number: int) -> list[bytes]:
@@ -159,7 +155,7 @@ def test_each_event_counts_once_whatever_happens_to_it(site: Site) -> None:
             captured = lines(number)
             for start in range(0, SAMPLES, 10):  # readings come before, between and after what is said of them
                 batches.insert(rng.randrange(len(batches) + 1), ("samples", b"\n".join(captured[start : start + 10])))
-            senders.append(Sender(node if link == 0 else again(node), batches))
+            senders.append(Sender(node if link == 0 else second_link(node), batches))
     for sender in senders:
         sender.start()
     for _ in range(2):
