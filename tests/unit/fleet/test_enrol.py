@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from edgehone.fleet.authority import Authority
 from edgehone.fleet.enrol import enrol, make_token, renew
 from edgehone.fleet.nodes import Standing, check_tags, describe, find_node, list_nodes, set_state, standing
 from edgehone.records import audit
-from edgehone.records.database import Database, open_database, sqlite_url
+from edgehone.records.database import Database
 from edgehone.records.tables import certificate, enrolment
 from edgehone.testing.cores import make_request
 from edgehone_agent.errors import TrustError
@@ -40,10 +39,8 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    database = open_database(sqlite_url(tmp_path / "core.sqlite"), create=True)
-    yield Fleet(database, Authority.make(tmp_path / "ca", NOW_S))
-    database.close()
+def fleet(database: Database, tmp_path: Path) -> Fleet:
+    return Fleet(database, Authority.make(tmp_path / "ca", NOW_S))
 
 
 def test_a_token_is_kept_as_a_hash_and_does_not_show(fleet: Fleet) -> None:

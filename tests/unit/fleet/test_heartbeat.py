@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from edgehone.fleet.heartbeat import (
     take,
     wants,
 )
-from edgehone.records.database import Database, open_database, sqlite_url
+from edgehone.records.database import Database
 from edgehone.records.tables import node, served
 from edgehone_agent.errors import TrustError
 from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, TaskStatus, Wants
@@ -130,9 +128,8 @@ def test_evidence_is_wanted_when_a_level_moves_and_now_and_then(old: int, new: i
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(sqlite_url(tmp_path / "core.sqlite"), create=True)
-    with opened.write() as conn:
+def database(database: Database) -> Database:
+    with database.write() as conn:
         for k, state in enumerate(("active", "quarantined", "revoked")):
             conn.execute(
                 insert(node).values(
@@ -140,8 +137,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
                     enrolled_s=NOW_S, status={}, beats=0,
                 )
             )  # fmt: skip
-    yield opened
-    opened.close()
+    return database
 
 
 def test_many_are_taken_together_each_with_its_own_answer(database: Database) -> None:

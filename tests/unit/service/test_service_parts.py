@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy import insert, select
 from edgehone.errors import InputError
 from edgehone.fleet import serial
 from edgehone.fleet.heartbeat import Asking, Wish
-from edgehone.records.database import Database, open_database, sqlite_url
+from edgehone.records.database import Database, open_database
 from edgehone.records.tables import setting
 from edgehone.service.rates import Buckets
 from edgehone.service.serving import serve
@@ -27,13 +27,6 @@ from edgehone.service.writing import Writer
 from edgehone.testing.cores import make_core
 from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
 from edgehone_agent.wire.uplink import TaskStatus
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(sqlite_url(tmp_path / "core.sqlite"), create=True)
-    yield opened
-    opened.close()
 
 
 def put(key: str) -> Callable[[Any], str]:
@@ -110,11 +103,10 @@ def test_too_much_work_is_refused_and_what_waits_is_written(database: Database) 
         writer.run_now(put("late"))
 
 
-def test_a_database_that_takes_nothing_fails_everybody_and_recovers(database: Database, tmp_path: Path) -> None:
+def test_a_database_that_takes_nothing_fails_everybody_and_recovers(database: Database, database_url: str) -> None:
     writer = Writer(database, linger_s=0.01)
-    file = tmp_path / "core.sqlite"
     writer.run_now(put("before"))
-    blocker = open_database(sqlite_url(file))
+    blocker = open_database(database_url)
     hold, held = threading.Event(), threading.Event()
 
     def block() -> None:

@@ -15,12 +15,13 @@ from edgehone.testing.cores import make_core
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], SimpleNamespace]]:
+def start(tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Callable[[], SimpleNamespace]]:
     """Start a core: `start()` gives its `place` and its `port`."""
     ends: list[Callable[[], None]] = []
 
     def one() -> SimpleNamespace:
-        core = SimpleNamespace(place=make_core(tmp_path / f"core-{len(ends)}"), port=0)
+        place = make_core(tmp_path / f"core-{len(ends)}", database=new_database())
+        core = SimpleNamespace(place=place, port=0)
         started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
         def ready(bound: tuple[tuple[str, int], ...]) -> None:
