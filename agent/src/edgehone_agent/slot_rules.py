@@ -63,6 +63,7 @@ class Placed:
         member: name of the family member.
         since_s: when it was put there, Unix time of this node's clock.
         disowned: the registry's owner has replaced the keys that signed it and knows of no such release.
+        latency_us: median that was measured when it was tried; None where it was not.
     """
 
     slot: Slot
@@ -71,6 +72,7 @@ class Placed:
     member: str = ""
     since_s: float = 0.0
     disowned: bool = False
+    latency_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Event:
     undone       a person wants the last good one back
     disowned     the registry's owner knows of no release above `version`, whatever keys that were replaced had signed
 
-    `boot` names the machine's present run, where that is known.
+    `boot` names the machine's present run, where that is known; `latency_us` is what a bundle that passed took.
     """
 
     kind: Kind
@@ -204,6 +206,7 @@ class Event:
     member: str = ""
     why: str = ""
     boot: str = ""
+    latency_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,9 @@ def decide(state: SlotState, event: Event, now_s: float) -> Decision:
         case "cleared":
             return Decision(replace(state, previous=None), "none")
         case "passed":
-            new = Placed(state.free(), event.digest, event.version, event.member, now_s)
+            new = Placed(
+                state.free(), event.digest, event.version, event.member, now_s, latency_us=event.latency_us
+            )  # fmt: skip
             trial = Trial(event.digest, event.version, boot=event.boot)
             last_good = None if state.current is None or state.current.disowned else state.current
             return Decision(replace(state, current=new, previous=last_good, trial=trial, attempt=None), "swap")

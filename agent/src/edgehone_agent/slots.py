@@ -317,7 +317,10 @@ class Slots:
         _remove(slot)
         durable.replace(incoming, slot)
         manifest = loaded.manifest
-        self._write(self._decide(Event("passed", loaded.digest, manifest.version, manifest.member, boot=self._boot)))
+        passed = Event(
+            "passed", loaded.digest, manifest.version, manifest.member, boot=self._boot, latency_us=loaded.latency_us
+        )  # fmt: skip
+        self._write(self._decide(passed))
         return slot
 
     def _give_up(self, loaded: Loaded | None, event: Event) -> None:
@@ -351,7 +354,8 @@ class Slots:
                 if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
                     raise durable.state_error(cause, slot) from error  # unreadable now, which is not damaged
                 raise _DamagedError(f"the bundle in the slot is damaged: {error}") from error
-            return self._load(placed.digest, manifest, slot / FILES, measure=False)
+            loaded = self._load(placed.digest, manifest, slot / FILES, measure=False)
+            return replace(loaded, latency_us=placed.latency_us)
 
     def _mend(self, slot: Path, bundle: Bundle) -> None:
         self._check_writer()
