@@ -98,7 +98,7 @@ class Step:
         shadow: it answers beside the old one, unseen.
         watched: nodes of this step that are not quarantined or gone, with what they are like now.
         others: nodes that the release has not touched, likewise, since the step began.
-        bystanders: online nodes that it has not touched, whoever they are.
+        bystanders: whether there are online nodes that it has not touched, whoever they are.
         rows: shadow rows that are wanted.
         overdue: the patience with its nodes has run out.
         rows_overdue: the time to wait for these rows has run out.
@@ -108,7 +108,7 @@ class Step:
     shadow: bool
     watched: Pairs
     others: Pairs = ()
-    bystanders: int = 0
+    bystanders: bool = False
     rows: int = 0
     overdue: bool = False
     rows_overdue: bool = False
@@ -151,7 +151,7 @@ def silence(step: Step, limits: Limits) -> Verdict:  # noqa: ARG001  every gate 
     """Nodes that were offered it and were not heard of again, though others are."""
     heard = [view for before, view in step.watched if before.heard]
     gone = sum(not view.online for view in heard)
-    known = bool(step.others) or step.bystanders > 0
+    known = bool(step.others) or step.bystanders
     others_gone = sum(not view.online for _, view in step.others)
     others_share = others_gone / len(step.others) if step.others else 0.0
     figures = {"heard": len(heard), "gone": gone, "others": len(step.others), "others_gone": others_gone}

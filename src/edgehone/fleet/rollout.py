@@ -156,7 +156,10 @@ class Rollout:
 
     def touches(self, node: str) -> bool:
         """Whether a node of its cohorts is offered the release in the present stage, to serve or beside its own."""
-        return self.stage == STABLE or node in self.canary_ids or position(self.id, node) < self.share
+        share = self.share
+        if self.stage == STABLE or share >= 1 or node in self.canary_ids:
+            return True
+        return share > 0 and position(self.id, node) < share
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field."""
@@ -315,7 +318,7 @@ def _step_now(rollout: Rollout, views: Views, now_s: float) -> Step:
         shadow=in_shadow,
         watched=watched,
         others=untouched,
-        bystanders=sum(view.online and not rollout.touches(view.id) for view in views.values()),
+        bystanders=any(view.online and not rollout.touches(view.id) for view in views.values()),
         rows=rollout.plan.shadow_rows if in_shadow else 0,
         overdue=clock_s - rollout.stage_since_s >= rollout.plan.patience_s,
         rows_overdue=rollout.ready_s is not None and clock_s - rollout.ready_s >= rollout.plan.shadow_s,

@@ -6,25 +6,29 @@ Rules:
 - A change is one transaction: the rollout, its events, the audit, the cohorts' versions and the fleet's serial number.
   Whoever is killed has done all of a step or nothing, and the next call goes on.
 - `advance` reads the fleet without holding up writers and decides; then it writes, if neither the rollout nor a canary
-  that it takes back has changed meanwhile. Otherwise it leaves the step to the next call.
+  that it takes back has changed meanwhile. Otherwise it leaves the step to the next call. What it knows of the fleet it
+  keeps from one call to the next while something is to do (`roll_call`).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, insert, select, update
 
 from edgehone.errors import InputError
 from edgehone.fleet import rollout as machine
 from edgehone.fleet import serial
+from edgehone.fleet.choose import Offer
 from edgehone.fleet.cohorts import Cohort, load_cohorts, set_versions
 from edgehone.fleet.releases import load_offers, no_release
+from edgehone.fleet.roll_call import RollCall
 from edgehone.fleet.rollout import Event, Rollout, RolloutPlan
-from edgehone.fleet.views import ONLINE_S, node_views
+from edgehone.fleet.views import ONLINE_S
 from edgehone.records import audit
 from edgehone.records.database import Database
 from edgehone.records.tables import node, rollout_event
@@ -32,6 +36,7 @@ from edgehone.records.tables import rollout as table
 
 CORE = "core"
 _UNSETTLED = 20  # of the rollouts that were given up, the newest that may still have to report
+_calls: WeakKeyDictionary[Database, RollCall] = WeakKeyDictionary()
 _AUDITED = ("canaries", "step", "rolled back", "done", "stranded")
 
 
@@ -178,26 +183,49 @@ def advance(db: Database, now_s: float, *, online_s: float = ONLINE_S) -> list[H
     Returns:
         What happened.
     """
+    calls = _calls.setdefault(db, RollCall())
+    todo = _to_do(db)
+    calls.forget(before.id for before in todo)
+    if not todo:
+        return []
+    with db.read() as conn:
+        calls.refresh(conn, now_s)
+        offers = load_offers(conn)[0]
+        steps = [
+            _decide(calls, before, offers.get((before.task, before.version), ()), now_s, online_s) for before in todo
+        ]
     happened = []
-    for before in _to_do(db):
-        with db.read() as conn:
-            offers = load_offers(conn)[0].get((before.task, before.version), ())
-            views = node_views(conn, before.task, offers, now_s, online_s=online_s)
-        if not offers and not before.ended:
-            after = machine.abort(before, now_s, "the registry has taken the release back")
-            events: tuple[Event, ...] = (Event(now_s, "aborted", {"words": after.why, "stage": after.stage}),)
-        else:
-            after, events = machine.step(before, views, now_s)
-        if after == before:
+    for one in steps:
+        if one.after == one.before:
             continue
-        seen_s = {view.id: view.seen_s for view in views}
-        dropped = {id: seen_s.get(id) for id in before.canary_ids - after.canary_ids}
         with db.write() as conn:
-            if find_rollout(conn, before.id) != before or not _still(conn, dropped):
+            if find_rollout(conn, one.before.id) != one.before or not _still(conn, one.dropped):
                 continue
-            _change(conn, before, after, events, now_s, CORE, "")
-        happened += [Happened(before.id, event) for event in events]
+            _change(conn, one.before, one.after, one.events, now_s, CORE, "")
+        happened += [Happened(one.before.id, event) for event in one.events]
     return happened
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A step that is to be written; `dropped` are canaries that it takes back, with when each was heard of."""
+
+    before: Rollout
+    after: Rollout
+    events: tuple[Event, ...]
+    dropped: Mapping[str, float | None]
+
+
+def _decide(calls: RollCall, before: Rollout, offers: Sequence[Offer], now_s: float, online_s: float) -> _Decided:
+    if not offers and not before.ended:
+        after = machine.abort(before, now_s, "the registry has taken the release back")
+        return _Decided(before, after, (Event(now_s, "aborted", {"words": after.why, "stage": after.stage}),), {})
+    watched = {one.node for one in (*before.canaries, *before.witnesses, *before.others)}
+    views = calls.views(before.id, before.task, offers, now_s, online_s=online_s, watched=watched)
+    after, events = machine.step(before, views, now_s)
+    gone = before.canary_ids - after.canary_ids
+    seen_s = {view.id: view.seen_s for view in views if view.id in gone} if gone else {}
+    return _Decided(before, after, events, {id: seen_s.get(id) for id in gone})
 
 
 def _to_do(db: Database) -> list[Rollout]:
@@ -209,7 +237,7 @@ def _to_do(db: Database) -> list[Rollout]:
         return found + [Rollout.from_json(content) for content in ended if not content.get("settled", True)]
 
 
-def _still(conn: Connection, seen_s: dict[str, float | None]) -> bool:
+def _still(conn: Connection, seen_s: Mapping[str, float | None]) -> bool:
     """Whether none of these nodes has been heard of since."""
     rows = conn.execute(select(node.c.id, node.c.seen_s).where(node.c.id.in_(seen_s)))
     return all(row.seen_s == seen_s[row.id] for row in rows)

@@ -46,7 +46,7 @@ def node_views(
             _LOG.warning("node %s is left out: %s", row.id, error)
             continue
         if facts not in fitting:
-            fitting[facts] = any(_fits(offer, facts) for offer in offers)
+            fitting[facts] = fits_any(offers, facts)
         found.append(
             NodeView(
                 id=row.id,
@@ -60,6 +60,11 @@ def node_views(
             )
         )
     return found
+
+
+def fits_any(offers: Sequence[Offer], facts: NodeFacts) -> bool:
+    """Whether a node can run one of these."""
+    return any(_fits(offer, facts) for offer in offers)
 
 
 def _fits(offer: Offer, facts: NodeFacts) -> bool:

@@ -100,7 +100,7 @@ def test_silence_counts_when_the_patience_is_over_and_others_are_heard() -> None
     assert gates.silence(step(gone, others=(here,), overdue=True), LIMITS).says == "fail"
     assert gates.silence(step(gone, others=(view(online=False),), overdue=True), LIMITS).says == "pass"
     assert gates.silence(step(gone, overdue=True), LIMITS).says == "no say"
-    assert gates.silence(step(gone, overdue=True, bystanders=1), LIMITS).says == "fail"
+    assert gates.silence(step(gone, overdue=True, bystanders=True), LIMITS).says == "fail"
 
 
 NO_SAY = Verdict("risk", "no say")
