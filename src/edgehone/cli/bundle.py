@@ -29,8 +29,6 @@ examples = (
 )
 
 _NO_BOUND = "none"
-_MOST_ROWS = 60_000
-_MOST_BYTES = 1 << 30  # of validation readings held at once
 Outcome = tuple[dict[str, Any], list[str]]
 
 
@@ -184,17 +182,15 @@ def _source_date() -> str | None:
 
 
 def _validation(study: StudyRecord, spec: str | None, progress: TerminalProgress) -> NDArray[np.float32]:
-    """Validation readings of the study's task, (N, *input shape), at most 60,000 and 1 GiB of them.
+    """Validation readings of the study's task, (N, *input shape).
 
     Raises:
         InputError: the task is not built in and was not named, or has other data than the study.
         TaskError, DataError: the task or its data cannot be had.
     """
-    import numpy as np
-
     from edgehone.bundle import said
-    from edgehone.data.load import BUILTIN, load_task
-    from edgehone.data.prepare import prepare
+    from edgehone.bundle.readings import validation_readings
+    from edgehone.data.load import BUILTIN
 
     name = spec or said.text(study, "name")
     if spec is None and name not in BUILTIN.names():
@@ -204,22 +200,13 @@ def _validation(study: StudyRecord, spec: str | None, progress: TerminalProgress
             do="give --task path/to/task.py, or --no-data for a bundle that cannot watch for drift",
         )
     progress.stage(f"opening the task {name}")
-    seed = study.settings.get("seed")
-    split = prepare(load_task(name), seed if isinstance(seed, int) else 0).validation
-    if split.digest() != said.digests(study).get("validation"):
-        raise InputError(
-            "this task has other validation data than the study had", where=name,
-            do="give the task that the study was made with, or --no-data",
-        )  # fmt: skip
-    most = max(1, min(_MOST_ROWS, _MOST_BYTES // (4 * int(np.prod(split.x_shape)))))
-    split = split if len(split) <= most else split.sample(most, seed=0)
-    progress.stage("reading validation data", len(split))
-    readings, done = np.empty((len(split), *split.x_shape), np.float32), 0
-    for x, _ in split.batches(256):
-        readings[done : done + len(x)] = x.numpy()
-        done += len(x)
+
+    def read(done: int, total: int) -> None:
+        if not done:
+            progress.stage("reading validation data", total)
         progress.at(done)
-    return readings
+
+    return validation_readings(study, name, read)
 
 
 def _inspect(args: argparse.Namespace) -> Outcome:

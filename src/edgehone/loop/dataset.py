@@ -1,8 +1,10 @@
-"""A dataset version: which examples a round learns from, with the label of each and where it comes from.
+"""A dataset version: which examples a round learns from, with the label of each and where it comes from; and which
+readings the drift references of cohorts are made from.
 
 Rules:
 - A version is a manifest: canonical JSON (keys sorted, no spaces), a blob, named by its digest. The same inputs give
-  the same bytes: no time and no random number is in it. docs/formats/dataset.md is the page for people.
+  the same bytes: no random number is in it, and no time but that of the readings. docs/formats/dataset.md is the page
+  for people.
 - An example is held out by a hash of its reading's digest. It never changes sides between versions, and the same
   reading under two names is on one side.
 - At most a share of the examples comes from one node or one annotator; people at the core are not capped.
@@ -17,7 +19,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,19 +75,42 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Readings:
+    """What the nodes of a cohort see: readings without labels, for a drift reference.
+
+    Attributes:
+        from_s: no reading is older, by the core's clock; 0 for no such bound.
+        blobs: digests of the readings (.npy), the oldest first.
+    """
+
+    from_s: float
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A dataset version; `left_out` says how many examples were left out and why."""
+    """A dataset version.
+
+    Attributes:
+        task: its name.
+        labels: names of the classes.
+        examples: to learn from and to judge by.
+        left_out: why → how many labelled samples are not among them.
+        contexts: cohort → readings for its drift reference.
+    """
 
     task: str
     labels: tuple[str, ...]
-    examples: tuple[Example, ...]
-    left_out: Mapping[str, int]
+    examples: tuple[Example, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    contexts: Mapping[str, Readings] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         body = {
             "schema": SCHEMA, "task": self.task, "labels": self.labels, "left_out": dict(self.left_out),
             "examples": [asdict(one) for one in self.examples],
+            "contexts": {name: asdict(one) for name, one in self.contexts.items()},
         }  # fmt: skip
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
@@ -96,14 +121,19 @@ class Manifest:
             body = json.loads(content)
             if body["schema"] > SCHEMA:
                 raise ValueError(f"schema {body['schema']} is newer than this program")
-            return cls(body["task"], tuple(body["labels"]), tuple(map(_example, body["examples"])), body["left_out"])
-        except (ValueError, KeyError, TypeError) as error:
+            contexts = {
+                name: Readings(float(one["from_s"]), tuple(one["blobs"]))
+                for name, one in body.get("contexts", {}).items()
+            }
+            examples = tuple(map(_example, body["examples"]))
+            return cls(body["task"], tuple(body["labels"]), examples, body["left_out"], contexts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError(
                 f"this manifest of a dataset cannot be read: {error}", where="dataset", do="update edgehone"
             ) from error
 
     def counts(self) -> dict[str, Any]:
-        """For the table `dataset`: examples by source, and by label and split."""
+        """For the table `dataset`: examples by source, by label and split; readings by cohort."""
         sources = Counter(one.source for one in self.examples)
         names = Counter(self._name(one.label) for one in self.examples if isinstance(one.label, int))
         splits = Counter(one.split for one in self.examples)
@@ -111,6 +141,7 @@ class Manifest:
         return {
             "field": sources["field"], "feedback": sources["feedback"], "replay": replay, "labels": dict(names),
             "splits": dict(splits), "left_out": dict(self.left_out),
+            "contexts": {name: len(one.blobs) for name, one in self.contexts.items()},
         }  # fmt: skip
 
     def _name(self, label: int) -> str:
@@ -185,7 +216,8 @@ def load(blobs: Blobs, digest: str) -> FieldData:
     from edgehone.search.refresh import FieldData
 
     manifest = read_manifest(blobs, digest)
-    rows = [(one, _reading(blobs.get(one.blob), one)) for one in manifest.examples if blobs.has(one.blob)]
+    there = [one for one in manifest.examples if blobs.has(one.blob)]
+    rows = [(one, _array(blobs.get(one.blob), f"{one.node} {one.id}")) for one in there]
     sides = {name: [row for row in rows if row[0].split == name] for name in (LEARN, HELD)}
     for name, mine in sides.items():
         if not mine:
@@ -196,6 +228,39 @@ def load(blobs: Blobs, digest: str) -> FieldData:
     x, held_x = (np.stack([reading for _, reading in sides[name]]) for name in (LEARN, HELD))
     y, held_y = (np.array([one.label for one, _ in sides[name]]) for name in (LEARN, HELD))
     return FieldData(x, y, held_x, held_y, np.array([one.trust for one, _ in sides[LEARN]]), digest)
+
+
+def load_contexts(
+    blobs: Blobs, digest: str, shape: tuple[int, ...], *, least: int, most_bytes: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Readings (N, *shape) of each cohort, the oldest first, for the drift references of a bundle.
+
+    Readings that were deleted since, and those of another shape, are left out. Where there are more than fit into the
+    memory, every cohort gives up as many, evenly over time.
+
+    Args:
+        blobs: where the readings are.
+        digest: of the dataset version.
+        shape: of one reading.
+        least: readings that a reference needs; a cohort with fewer is left out.
+        most_bytes: of all together.
+
+    Raises:
+        StateError: a blob is damaged.
+    """
+    contexts = read_manifest(blobs, digest).contexts
+    size_bytes = 4 * int(np.prod(shape)) * max(1, len(contexts))
+    most = max(least, most_bytes // size_bytes)
+    found = {}
+    for name, one in sorted(contexts.items()):
+        there = [blob for blob in one.blobs if blobs.has(blob)]
+        if len(there) > most:
+            there = [there[int(place)] for place in np.linspace(0, len(there) - 1, most)]
+        arrays = (_array(blobs.get(blob), f"reading {blob[:12]}") for blob in there)
+        rows = [array for array in arrays if array.shape == shape]
+        if len(rows) >= least:
+            found[name] = np.stack(rows)
+    return found
 
 
 def forget(db: Database, blobs: Blobs, task: str) -> int:
@@ -286,9 +351,9 @@ def _example(data: Mapping[str, Any]) -> Example:
     )  # fmt: skip
 
 
-def _reading(content: bytes, one: Example) -> np.ndarray[Any, Any]:
+def _array(content: bytes, where: str) -> np.ndarray[Any, Any]:
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise StateError("a reading cannot be read", where=f"{one.node} {one.id}", do="restore a backup") from error
+        raise StateError("a reading cannot be read", where=where, do="restore a backup") from error
     return np.ascontiguousarray(found, dtype=np.float32)

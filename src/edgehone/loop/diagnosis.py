@@ -2,38 +2,45 @@
 
 The table, by scope (node, cohort, fleet) and kind (fault, input, output, risk); the first line that fits counts:
 
-    fault on fewer than half of the nodes                     quarantine: what the node sends teaches nothing
+    a sensor stands still, is missing, or is far out          quarantine: what the node sends teaches nothing
+        where the others of its cohort are well
     risk alarm, or drift with an audited drop                 retrain
-    input drift on one node, no drop                          adapt its statistics
-    drift of a cohort or the fleet, audited: risk is flat     re-baseline, do not retrain
-    output drift on one node, audited: risk is flat           nothing
+    input drift on one node, no drop                          adapt, where the policy lets nodes learn by themselves
     drift, too few audited labels to know the risk            collect labels
+    drift of one node of several, audited: risk is flat       nothing
+    drift of a cohort or the fleet, audited: risk is flat     re-baseline, do not retrain; where readings are too few
+        for that: collect
     enough corrected labels, asked for, or due by schedule    retrain
     a class that the model does not know                      nothing: it needs a new study
 
-Guards, whatever the reason to retrain:
+Guards, whatever the reason for a round:
     a round runs, cool-down, the week's budget                nothing, for now
-    too few usable labels                                     collect
+    too few usable labels to retrain                          collect
 
-A round that a person asks for waits for no cool-down and counts in no budget.
+A round that a person asks for waits for no cool-down and counts in no budget. What is audited is the nodes that drift,
+since they do: a cohort that got worse must not hide behind a fleet that did not. Labels that are known to be wrong now
+and then (`label_error`) are counted in; see `edgehone_agent.watch.risk`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edgehone.fleet.risk_test import LOG_PROOF, Count, log_above
+from edgehone.fleet.risk_test import LOG_PROOF, log_above
+from edgehone.loop.baseline import can_be_named, moved
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.sight import NodeSight, Sight
 from edgehone.loop.triggers import Trigger, fired
 from edgehone.units import format_duration
+from edgehone_agent.watch.risk import RiskDetector
 
 Scope = Literal["node", "cohort", "fleet", "task"]
 Kind = Literal["fault", "input", "output", "risk", "labels"]
 Answer = Literal["quarantine", "adapt", "re-baseline", "collect", "retrain", "nothing"]
+ROUNDS: tuple[Answer, ...] = ("retrain", "re-baseline")
 _HALF = 0.5
 
 
@@ -66,6 +73,7 @@ class Diagnosis:
         answer: what is done.
         why: for people.
         evidence: figures behind it (JSON).
+        cohorts: whose nodes it is about; empty for all.
     """
 
     trigger: str
@@ -75,6 +83,7 @@ class Diagnosis:
     answer: Answer
     why: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    cohorts: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -83,23 +92,22 @@ class Diagnosis:
 
 
 def diagnose(sight: Sight, policy: LoopPolicy) -> tuple[Diagnosis, ...]:
-    """Every answer that is called for now, at most one of them "retrain"."""
+    """Every answer that is called for now; together they need at most one round."""
     triggers = {trigger.name: trigger for trigger in fired(sight, policy)}
-    risk_state = audit(sight, policy)
+    found = findings(sight, policy)
     answers = [
-        _about_nodes(finding, triggers, sight, policy, risk_state) for finding in findings(sight, policy)
-    ]  # fmt: skip
+        _about_nodes(finding, triggers, sight, policy, audit(sight, policy, finding.nodes, tests=len(found)))
+        for finding in found
+    ]
     answers += [_about_task(trigger, sight, policy) for trigger in triggers.values() if trigger.name not in _OF_NODES]
     return _one_round(answers)
 
 
 def findings(sight: Sight, policy: LoopPolicy) -> tuple[Finding, ...]:
     """What has changed, and where: faults one by one, the rest by how far it reaches."""
-    broken = [one for one in sight.nodes if one.fault and one.watch_level >= policy.drift_level]
-    if len(broken) > _HALF * len(sight.nodes) and len(broken) > 1:
-        broken = []  # not many sensors break at once: the world has changed
-    whole = [one for one in sight.nodes if one not in broken]
-    found = [Finding("node", one.node, "fault", (one,), one.fault) for one in broken]
+    faults = _faults(sight, policy)
+    whole = [one for one in sight.nodes if one.node not in faults]
+    found = [Finding("node", name, "fault", (one,), words) for name, (one, words) in faults.items()]
     alarms: dict[Kind, list[NodeSight]] = {
         "risk": [one for one in whole if one.risk_level >= policy.risk_level],
         "input": [one for one in whole if one.watch_level >= policy.drift_level and not one.is_output],
@@ -110,6 +118,36 @@ def findings(sight: Sight, policy: LoopPolicy) -> tuple[Finding, ...]:
     return tuple(found)
 
 
+def _faults(sight: Sight, policy: LoopPolicy) -> dict[str, tuple[NodeSight, str]]:
+    """Nodes with a broken sensor, and how that shows.
+
+    Not many sensors break at once. Where most nodes of a cohort of several show it, or of the fleet, the world has
+    changed: a place lies in the dark. Readings far out may be that as well. So they have to stay that way for a while,
+    and only there: other nodes of the cohort have had the time to see it by then.
+    """
+    nodes = sight.nodes
+    alarmed = [one for one in nodes if one.watch_level >= policy.drift_level]
+    broken = [one for one in alarmed if one.fault]
+    found = {one.node: (one, one.fault) for one in broken if not _is_shared(one, broken, nodes)}
+    broken = [one for one in alarmed if one.beyond and one.node not in found]
+    for one in broken:
+        has_peers = any(other.cohort == one.cohort for other in nodes if other.node != one.node)
+        has_stayed = one.since_s is not None and sight.now_s - one.since_s >= policy.fault_after_s
+        if has_peers and has_stayed and not _is_shared(one, broken, nodes):
+            found[one.node] = (one, one.beyond)
+    return found
+
+
+def _is_shared(one: NodeSight, some: Sequence[NodeSight], nodes: Sequence[NodeSight]) -> bool:
+    """Whether most nodes of its cohort, or of the fleet, show what it shows."""
+    mine, peers = ([other for other in group if other.cohort == one.cohort] for group in (some, nodes))
+    return _is_most(some, nodes) or _is_most(mine, peers)
+
+
+def _is_most(some: Sequence[NodeSight], all_: Sequence[NodeSight]) -> bool:
+    return len(some) > 1 and len(some) > _HALF * len(all_)
+
+
 @dataclass(frozen=True)
 class Audit:
     """What labels of uniformly drawn samples say: "flat", "dropped" or "unknown", with a sentence."""
@@ -118,31 +156,48 @@ class Audit:
     words: str
 
 
-def audit(sight: Sight, policy: LoopPolicy) -> Audit:
-    """Whether the model errs more than was measured, by the audited labels of the whole task."""
-    rows, wrong, baseline = sight.labels.audited, sight.labels.audited_wrong, sight.labels.baseline
-    if baseline is None:
+def audit(sight: Sight, policy: LoopPolicy, nodes: Sequence[NodeSight] = (), *, tests: int = 1) -> Audit:
+    """Whether the model errs more than was measured, by audited labels.
+
+    Args:
+        sight: what is seen.
+        policy: of the task.
+        nodes: whose labels; empty for all.
+        tests: how many such questions are asked at once: the bound of 1 in 20 is for all of them together.
+    """
+    count, measured = sight.labels.count(nodes), sight.labels.baseline
+    if measured is None:
         return Audit("unknown", "no measured share of errors to compare with")
-    if rows < policy.min_audited:
-        return Audit("unknown", f"{rows} audited labels are there, {policy.min_audited} are needed")
-    limit = min(baseline + policy.tolerance, 0.999)
-    words = f"{wrong} of {rows} audited answers were wrong, {baseline:.1%} was measured"
-    is_proven = wrong > limit * rows and log_above(Count(rows, wrong), limit) >= LOG_PROOF
+    if count.rows < policy.min_audited:
+        return Audit("unknown", f"{count.rows} audited labels are there, {policy.min_audited} are needed")
+    limit = min(_limit(measured, sight.labels.classes, policy), 0.999)
+    words = f"{count.wrong} of {count.rows} audited answers were wrong, {measured:.1%} was measured"
+    if policy.label_error and sight.labels.classes:
+        words += f" and {policy.label_error:.0%} of the labels are wrong themselves"
+    proof = LOG_PROOF + math.log(max(1, tests))
+    is_proven = count.wrong > limit * count.rows and log_above(count, limit) >= proof
     return Audit("dropped" if is_proven else "flat", words)
+
+
+def _limit(measured: float, classes: int, policy: LoopPolicy) -> float:
+    """The share of answers that people call wrong while the model errs no more than is tolerated."""
+    known = RiskDetector(
+        "error", baseline=measured, tolerance=policy.tolerance, label_error=policy.label_error if classes else 0.0,
+        two_classes=classes == 2,
+    )  # fmt: skip
+    return known.limit
 
 
 def _scopes(kind: Kind, alarmed: Sequence[NodeSight], nodes: Sequence[NodeSight]) -> list[Finding]:
     """The fleet where most of its nodes alarm, else cohorts where most of theirs do, else single nodes."""
-    if len(alarmed) > 1 and len(alarmed) > _HALF * len(nodes):
+    if _is_most(alarmed, nodes):
         return [Finding("fleet", "", kind, tuple(alarmed), f"on {len(alarmed)} of {len(nodes)} nodes")]
-    cohorts: dict[str, list[NodeSight]] = defaultdict(list)
-    for one in alarmed:
-        cohorts[one.cohort].append(one)
     found = []
-    for name, mine in sorted(cohorts.items()):
-        size = sum(one.cohort == name for one in nodes)
-        if len(mine) > 1 and len(mine) > _HALF * size:
-            found.append(Finding("cohort", name, kind, tuple(mine), f"on {len(mine)} of {size} nodes of {name}"))
+    for name in sorted({one.cohort for one in alarmed}):
+        mine = [one for one in alarmed if one.cohort == name]
+        peers = [one for one in nodes if one.cohort == name]
+        if _is_most(mine, peers):
+            found.append(Finding("cohort", name, kind, tuple(mine), f"on {len(mine)} of {len(peers)} nodes of {name}"))
         else:
             found += [Finding("node", one.node, kind, (one,), f"on node {one.node} alone") for one in mine]
     return found
@@ -155,10 +210,11 @@ def _about_nodes(
     finding: Finding, triggers: Mapping[str, Trigger], sight: Sight, policy: LoopPolicy, known: Audit
 ) -> Diagnosis:
     trigger = triggers["risk" if finding.kind == "risk" else "drift"]
+    seen = tuple(sorted({one.cohort for one in finding.nodes}))
 
-    def answer(what: Answer, why: str) -> Diagnosis:
+    def answer(what: Answer, why: str, cohorts: Sequence[str] = seen) -> Diagnosis:
         evidence = {**_figures(sight), "nodes": [_shown(one) for one in finding.nodes[:20]], "trigger": trigger.why}
-        return Diagnosis(trigger.name, finding.scope, finding.name, finding.kind, what, why, evidence)
+        return Diagnosis(trigger.name, finding.scope, finding.name, finding.kind, what, why, evidence, tuple(cohorts))
 
     if finding.kind == "fault":
         why = f"{finding.words}: a sensor fault of one node, not a change of the world; its data teaches nothing"
@@ -166,24 +222,51 @@ def _about_nodes(
     if finding.kind == "risk":
         return _retrain(answer, f"labels {finding.words} show more errors than were measured", sight, policy)
     what = "what is seen" if finding.kind == "input" else "what is answered"
-    moved = f"{what} has changed {finding.words}"
+    news = f"{what} has changed {finding.words}"
     if known.state == "dropped":
-        return _retrain(answer, f"{moved}, and {known.words}", sight, policy)
+        return _retrain(answer, f"{news}, and {known.words}", sight, policy)
     if any(one.risk_level >= policy.risk_level for one in finding.nodes):
-        return answer("nothing", f"{moved}; its labels alarm as well, which is answered on its own")
-    if finding.scope == "node" and finding.kind == "input":
-        return answer("adapt", f"{moved}; no drop is shown ({known.words}): its input statistics are estimated again")
+        return answer("nothing", f"{news}; its labels alarm as well, which is answered on its own")
+    if finding.scope == "node" and finding.kind == "input" and policy.learn:
+        how = _HOW[policy.learn]
+        return answer("adapt", f"{news}; no drop is shown ({known.words}): the node {how} by itself")
     if known.state == "unknown":
-        return answer("collect", f"{moved}; whether answers got worse is not known: {known.words}")
-    if finding.scope == "node":
-        return answer("nothing", f"{moved}, but errors have not: {known.words}")
-    return answer("re-baseline", f"{moved}, but errors have not: {known.words}; the new normal needs no new model")
+        return answer("collect", f"{news}; whether answers got worse is not known: {known.words}")
+    flat = f"{news}, but errors have not: {known.words}"
+    if finding.scope == "node" and any(one.cohort in seen for one in sight.nodes if one not in finding.nodes):
+        more = "" if policy.learn else "; the policy lets no node adapt by itself (node_learning), so it stays as it is"
+        return answer("nothing", flat + (more if finding.kind == "input" else ""))
+    return _re_baseline(answer, flat, finding, sight, policy)
+
+
+_HOW = {"statistics": "estimates its input statistics again", "last-layer": "learns its last layer from its labels"}
+
+
+def _re_baseline(answer: Any, why: str, finding: Finding, sight: Sight, policy: LoopPolicy) -> Diagnosis:
+    """A new drift reference for the cohorts of a finding, if readings and guards let it."""
+    found: Diagnosis
+    cohorts = sorted(moved([one.place for one in sight.nodes]) & {one.cohort for one in finding.nodes})
+    named = [name for name in cohorts if can_be_named(name)]
+    enough = [name for name in named if sight.readings.get(name, 0) >= policy.card_readings]
+    there = ", ".join(f"{name}: {sight.readings.get(name, 0)}" for name in named if name not in enough)
+    short = f"a reference needs {policy.card_readings} uniformly drawn readings of a cohort, and here are {there}"
+    if not named:
+        called = ", ".join(cohorts) or "of single nodes"
+        found = answer("nothing", f"{why}; a bundle can hold no reference {called}")
+    elif not enough:
+        found = answer("collect", f"{why}; {short}", named)
+    elif blocked := _blocked(sight, policy):
+        found = answer("nothing", f"{why}; {blocked}")
+    else:
+        what = "the new normal needs no new model, but a reference of its own"
+        found = answer("re-baseline", f"{why}; {what}{f'; later: {short}' if there else ''}", enough)
+    return found
 
 
 def _about_task(trigger: Trigger, sight: Sight, policy: LoopPolicy) -> Diagnosis:
-    def answer(what: Answer, why: str) -> Diagnosis:
+    def answer(what: Answer, why: str, cohorts: Sequence[str] = ()) -> Diagnosis:
         evidence = {**_figures(sight), **trigger.evidence}
-        return Diagnosis(trigger.name, "task", "", "labels", what, why, evidence)
+        return Diagnosis(trigger.name, "task", "", "labels", what, why, evidence, tuple(cohorts))
 
     if trigger.name == "new class":
         return answer("nothing", f"{trigger.why}; add it to the task and start a new study, a round cannot learn it")
@@ -193,15 +276,11 @@ def _about_task(trigger: Trigger, sight: Sight, policy: LoopPolicy) -> Diagnosis
 def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_asked: bool = False) -> Diagnosis:
     """Retrain, if every guard lets it."""
     found: Diagnosis
-    if sight.is_running:
-        found = answer("nothing", f"{why}; a round runs already")
-    elif policy.where != "core":
+    blocked = _blocked(sight, policy, is_asked=is_asked)
+    if policy.where != "core" and not sight.is_running:
         found = answer("adapt", f"{why}; the policy lets this task learn on its nodes only ({policy.where})")
-    elif not is_asked and sight.ended_s is not None and 0 <= sight.now_s - sight.ended_s < policy.cool_down_s:
-        left_s = policy.cool_down_s - (sight.now_s - sight.ended_s)
-        found = answer("nothing", f"{why}; the last round has ended, the next may begin in {format_duration(left_s)}")
-    elif not is_asked and sight.rounds_this_week >= policy.rounds_per_week:
-        found = answer("nothing", f"{why}; {sight.rounds_this_week} rounds began this week, which is the budget")
+    elif blocked:
+        found = answer("nothing", f"{why}; {blocked}")
     elif sight.labels.usable < policy.min_labels:
         short = ", ".join(f"{name}: {n}" for name, n in sorted(sight.labels.short.items()))
         rest = f"; classes with fewer than {policy.min_labels_per_class} do not count ({short})" if short else ""
@@ -212,25 +291,40 @@ def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_aske
     return found
 
 
+def _blocked(sight: Sight, policy: LoopPolicy, *, is_asked: bool = False) -> str:
+    """Why no round may begin now; "" when one may."""
+    if sight.is_running:
+        return "a round runs already"
+    if not is_asked and sight.ended_s is not None and 0 <= sight.now_s - sight.ended_s < policy.cool_down_s:
+        left_s = policy.cool_down_s - (sight.now_s - sight.ended_s)
+        return f"the last round has ended, the next may begin in {format_duration(left_s)}"
+    if not is_asked and sight.rounds_this_week >= policy.rounds_per_week:
+        return f"{sight.rounds_this_week} rounds began this week, which is the budget"
+    return ""
+
+
 def _one_round(answers: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
-    """All of them, but of several reasons to retrain one, which tells the others."""
-    rounds = [one for one in answers if one.answer == "retrain"]
-    if len(rounds) < 2:
-        return tuple(answers)
-    why = "; ".join(dict.fromkeys(one.why for one in rounds))
-    first = rounds[0]
-    one = Diagnosis(first.trigger, first.scope, first.name, first.kind, "retrain", why, first.evidence)
-    return (*(other for other in answers if other.answer != "retrain"), one)
+    """All of them, but of several reasons for a kind of round one, which tells the others.
+
+    A round that retrains makes the references of all cohorts anew: a re-baseline beside it is part of it.
+    """
+    found = [one for one in answers if one.answer not in ROUNDS]
+    for kind in ROUNDS:
+        mine = [one for one in answers if one.answer == kind]
+        if mine:
+            cohorts = tuple(sorted({name for one in mine for name in one.cohorts}))
+            found.append(replace(mine[0], why="; ".join(dict.fromkeys(one.why for one in mine)), cohorts=cohorts))
+    return tuple(found)
 
 
 def _figures(sight: Sight) -> dict[str, Any]:
-    labels = sight.labels
+    labels, audited = sight.labels, sight.labels.count()
     return {
         "labels": {
-            "usable": labels.usable, "new": labels.new, "corrected": labels.corrected, "audited": labels.audited,
-            "audited_wrong": labels.audited_wrong, "baseline": labels.baseline, "short": dict(labels.short),
+            "usable": labels.usable, "new": labels.new, "corrected": labels.corrected, "audited": audited.rows,
+            "audited_wrong": audited.wrong, "baseline": labels.baseline, "short": dict(labels.short),
         },
-        "reporting": len(sight.nodes),
+        "readings": dict(sight.readings), "reporting": len(sight.nodes),
     }  # fmt: skip
 
 

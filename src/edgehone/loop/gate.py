@@ -2,6 +2,15 @@
 
 Judged is the compressed file that would ship, beside the one that ships now. Whatever has an interval is judged by its
 bad end: a loss may not exceed epsilon even there, and a gain must be there even so.
+
+Old data is the task's own, so its labels are good. Of the labels of new data a share e may be wrong (`label_error`).
+Old and new file are judged on the same examples, and a wrong label does not know which file it speaks against. So a
+gain g shows as g (1 - 2 e) at the least and as g at the most: wrong labels make the gate ask for more, and let nothing
+pass that is worse. What they can hide is a mistake that most people share, because the new model has learnt it as well;
+that costs on old data.
+
+A round without training ships the model files that are served already. There is nothing to judge but that, and that its
+drift references are made of enough.
 """
 
 from __future__ import annotations
@@ -11,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgehone.loop.policy import LoopPolicy
+
+Models = Mapping[str, str]  # path of a model file in a bundle → its digest
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,48 @@ def judge(members: Sequence[Mapping[str, Any]], policy: LoopPolicy) -> tuple[Ver
         policy: of the task.
     """
     return tuple(_judge(member, policy) for member in members)
+
+
+def too_few_readings(there: Mapping[str, int], cohorts: Sequence[str], policy: LoopPolicy) -> str:
+    """Why no cohort can get a new drift reference; "" when one can.
+
+    Args:
+        there: cohort → uniformly drawn readings of it.
+        cohorts: that ask for one.
+        policy: of the task.
+    """
+    counts = {name: there.get(name, 0) for name in cohorts}
+    if any(count >= policy.card_readings for count in counts.values()):
+        return ""
+    told = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())) or "none"
+    needed = f"a reference needs {policy.card_readings} uniformly drawn readings of a cohort"
+    return f"{needed}, and here are {told}; collect more"
+
+
+def judge_same(
+    members: Mapping[str, tuple[Models, Models]],
+    cohorts: Sequence[str],
+    contexts: Mapping[str, int],
+    policy: LoopPolicy,
+) -> tuple[Verdict, ...]:
+    """A verdict for each member that is released again with new drift references.
+
+    Args:
+        members: name → model files of the new bundle, and of the one that it follows.
+        cohorts: that asked for a new reference.
+        contexts: cohort → readings that the reference in the bundle is made of.
+        policy: of the task.
+    """
+    why_not = too_few_readings(contexts, cohorts, policy)
+    there = {name: float(contexts[name]) for name in cohorts if name in contexts}
+    told = ", ".join(f"{name} of {count:.0f} readings" for name, count in sorted(there.items()))
+    readings = Check("readings", not why_not, why_not or f"new references: {told}", there)
+    found = []
+    for name, (new, old) in sorted(members.items()):
+        is_same = bool(new) and new == old
+        words = f"its model files are {'' if is_same else 'not '}those that are served"
+        found.append(Verdict(name, (Check("same model", is_same, words), readings)))
+    return tuple(found)
 
 
 def _judge(member: Mapping[str, Any], policy: LoopPolicy) -> Verdict:

@@ -4,6 +4,8 @@ Rules:
 - A task without a policy is left alone: nothing is diagnosed, nothing is trained.
 - A name that is not known, or a value of another kind or out of range, is refused with the name of the field.
 - Shares are from 0 to 1, metrics in percentage points (pp), times in seconds.
+- What nodes have to know of it goes out with their next answer: `save_policy` tells them how to learn by themselves,
+  and how many labels are known to be wrong (`fleet.orders.tell`).
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, select
 
+from edgehone.bundle.card import MIN_ROWS
 from edgehone.errors import InputError
+from edgehone.fleet import orders
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.records import audit
 from edgehone.records.database import upsert
 from edgehone.records.tables import setting
 from edgehone.registry.names import check_task
+from edgehone_agent.watch.risk import MOST_LABEL_ERROR
 
 PREFIX = "loop:"
 Approve = Literal["auto", "manual"]
 Where = Literal["core", "statistics", "last-layer"]
+NodeLearning = Literal["", "statistics", "last-layer"]
 DAY_S = 86_400.0
 _LEVELS = (1, 2, 3)
 
@@ -38,14 +44,21 @@ class LoopPolicy:
         source: where its training data comes from: a built-in name or "path/to/task.py[:name]".
         study: folder of the family that is served; later rounds start from the newest that was promoted.
         members: of the family, that are trained anew and released, most preferred first.
-        where: to learn: at the core, or on the node by re-estimated statistics or a last-layer delta.
+        where: to learn when answers got worse: at the core, in rounds; or only on the nodes, by estimating their input
+            statistics again ("statistics") or by a change of the last layer ("last-layer").
+        node_learning: what nodes learn by themselves beside the core's rounds; "" for nothing.
         approve: who lets a release be signed: the core by itself, or a person.
         drift_level, risk_level: levels of a node's watch and of its labels that count, 1 to 3 for evidence of 1e3, 1e5,
             1e6.
         tolerance: how far above its measured share of errors a model may err.
+        label_error: share of the labels that are known to be wrong; of classes only.
         min_labels: usable labels that training needs.
         min_labels_per_class: a class with fewer is left out of a dataset version.
         min_audited: labels of uniformly drawn samples before the risk counts as known.
+        card_readings: uniformly drawn readings of a cohort that a drift reference of its own needs.
+        collect_samples: that a node may send at a heartbeat while samples are collected.
+        collect_s: for how long they are, each time.
+        fault_after_s: how long readings of one node lie far out, and of no other of its cohort, until that is a fault.
         corrections: new corrected labels that are a reason to train; 0 for never.
         new_class_labels: labels of one unknown class before a person is told that a new study is needed.
         schedule_days: a refresh when there was none for so long; 0 for never.
@@ -71,13 +84,19 @@ class LoopPolicy:
     study: str
     members: tuple[str, ...]
     where: Where = "core"
+    node_learning: NodeLearning = ""
     approve: Approve = "manual"
     drift_level: int = 2
     risk_level: int = 2
     tolerance: float = 0.01
+    label_error: float = 0.0
     min_labels: int = 60
     min_labels_per_class: int = 5
     min_audited: int = 50
+    card_readings: int = 300
+    collect_samples: int = 100
+    collect_s: float = 86_400.0
+    fault_after_s: float = 300.0
     corrections: int = 200
     new_class_labels: int = 20
     schedule_days: float = 0.0
@@ -110,15 +129,25 @@ class LoopPolicy:
         _demand(bool(self.members) and len(set(self.members)) == len(self.members), "members", "name each member once")
         for name in _WHOLE:
             _demand(getattr(self, name) >= 0, name, "must not be negative")
-        for name in ("cool_down_s", "schedule_days", "epsilon_pp", "least_gain_pp"):
+        _demand(self.label_error <= MOST_LABEL_ERROR, "label_error", f"is above {MOST_LABEL_ERROR}")
+        _demand(self.card_readings >= MIN_ROWS, "card_readings", f"a reference needs {MIN_ROWS}, better thousands")
+        for name in ("cool_down_s", "collect_s", "fault_after_s", "schedule_days", "epsilon_pp", "least_gain_pp"):
             _demand(getattr(self, name) >= 0, name, "must not be negative")
         _demand(self.min_labels > 0 and self.most_examples >= self.min_labels, "min_labels", "is out of range")
         _demand(self.epochs > 0, "epochs", "must be above 0")
         _demand(min(self.latency_ratio, self.size_ratio) >= 1, "latency_ratio", "a ratio is at least 1")
         _demand({self.drift_level, self.risk_level} <= set(_LEVELS), "drift_level", "a level is 1, 2 or 3")
         _demand(self.where in get_args(Where), "where", f"is none of {', '.join(get_args(Where))}")
+        kinds = get_args(NodeLearning)
+        _demand(self.node_learning in kinds, "node_learning", f"is none of {', '.join(map(repr, kinds))}")
+        _demand(self.node_learning in ("", self.learn), "node_learning", f"differs from where, which is {self.where}")
         _demand(self.approve in get_args(Approve), "approve", f"is none of {', '.join(get_args(Approve))}")
         self.plan()
+
+    @property
+    def learn(self) -> NodeLearning:
+        """What nodes learn by themselves."""
+        return self.node_learning if self.where == "core" else self.where
 
     def plan(self) -> RolloutPlan:
         """The rollout's plan. Raises InputError."""
@@ -132,11 +161,11 @@ class LoopPolicy:
         return {**asdict(self), "members": list(self.members)}
 
     def _shares(self) -> dict[str, float]:
-        names = ("tolerance", "flip_limit", "held_share", "node_share", "annotator_share", "min_trust")
+        names = ("tolerance", "label_error", "flip_limit", "held_share", "node_share", "annotator_share", "min_trust")
         return {name: getattr(self, name) for name in (*names, "poison_bound", "poison_margin")}
 
 
-_TEXTS = ("task", "source", "study", "where", "approve")
+_TEXTS = ("task", "source", "study", "where", "node_learning", "approve")
 _WHOLE = tuple(one.name for one in fields(LoopPolicy) if one.type == "int")
 _NUMBERS = tuple(one.name for one in fields(LoopPolicy) if one.type == "float")
 
@@ -180,10 +209,11 @@ def policy_tasks(conn: Connection) -> list[str]:
 
 
 def save_policy(conn: Connection, policy: LoopPolicy, *, actor: str, now_s: float) -> None:
-    """Keep a policy, in the transaction of the caller."""
+    """Keep a policy and have nodes told their part of it, in the transaction of the caller."""
     value = policy.to_json()
     row = {"key": PREFIX + policy.task, "value": value, "changed_s": now_s}
     conn.execute(upsert(setting, [row], keys=["key"], update=["value", "changed_s"]))
+    orders.tell(conn, policy.task, {"learn": policy.learn, "label_error": policy.label_error}, now_s)
     audit.record(conn, now_s=now_s, actor=actor, action="loop.policy", subject=policy.task, detail=value)
 
 

@@ -5,6 +5,7 @@
 Rules:
 - The states are running and waiting (for a person, in the phase sign); done, refused, failed and aborted are ends.
 - A phase is passed only from itself, in this order; sign may go back to compress, when its version was taken meanwhile.
+- A round of the kind re-baseline makes drift references, and no model: it passes train at once.
 - What ends a round says why. Nothing that has ended changes any more.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Literal, Self, get_args
 
 from edgehone_agent.errors import InputError, StateError
 
+Kind = Literal["retrain", "re-baseline"]
 Phase = Literal["data", "train", "compress", "gate", "sign", "rollout", "observe", "done"]
 State = Literal["running", "waiting", "done", "refused", "failed", "aborted"]
 End = Literal["refused", "failed", "aborted"]
@@ -29,6 +31,7 @@ class Round:
 
     Attributes:
         id, task: which.
+        kind: a new model, or the same one with new drift references.
         trigger: that began it.
         policy: of the task when it began (JSON): a later change is for later rounds.
         study: folder of the family that it starts from.
@@ -36,6 +39,8 @@ class Round:
         phase, state: where it is.
         why: it began; at the end, why it ended; while it waits, what for.
         began: why it began.
+        cohorts: that get a new reference in a re-baseline.
+        contexts: cohort → readings that its own reference is made of.
         dataset: digest of the version that it learns from.
         version: that its release gets.
         parent: digest of the bundle that its members follow, by member.
@@ -60,6 +65,9 @@ class Round:
     ended_s: float | None = None
     why: str = ""
     began: str = ""
+    kind: Kind = "retrain"
+    cohorts: tuple[str, ...] = ()
+    contexts: Mapping[str, int] = field(default_factory=dict)
     dataset: str | None = None
     version: int | None = None
     parent: Mapping[str, str] = field(default_factory=dict)
@@ -93,8 +101,9 @@ class Round:
             raise StateError(
                 "what is stored of a round cannot be read", where="round", do="restore a backup"
             ) from error
-        if found.phase not in PHASES or found.state not in get_args(State):
-            raise StateError(f"a round in {found.phase}, {found.state} is not known", where=found.id)
+        is_known = found.phase in PHASES and found.state in get_args(State) and found.kind in get_args(Kind)
+        if not is_known:
+            raise StateError(f"a {found.kind} round in {found.phase}, {found.state} is not known", where=found.id)
         return found
 
 

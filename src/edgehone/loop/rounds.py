@@ -15,6 +15,8 @@ import hashlib
 import json
 import secrets
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,27 +28,34 @@ from sqlalchemy import Connection, func, insert, select, update
 from edgehone.bundle import said as study_said
 from edgehone.errors import InputError
 from edgehone.fleet import releases, rollouts
-from edgehone.loop import gate
+from edgehone.fleet.gates import Limits
+from edgehone.fleet.nodes import ACTIVE
+from edgehone.loop import baseline, gate
 from edgehone.loop import round as machine
-from edgehone.loop.dataset import HELD, LEARN, compose, forget, store
+from edgehone.loop.dataset import HELD, LEARN, Manifest, Readings, compose, forget, read_manifest, store
 from edgehone.loop.policy import LoopPolicy, read_policy
 from edgehone.loop.process import Workers
 from edgehone.loop.round import Round
 from edgehone.loop.said import read_said
+from edgehone.loop.sight import look_at_nodes
 from edgehone.loop.trust import settle
 from edgehone.loop.worker import BUNDLES, FAILED, STOP, STUDY, TRAINED
+from edgehone.record import StudyRecord
 from edgehone.records import audit
 from edgehone.records.blobs import Blobs
 from edgehone.records.database import Database, upsert
-from edgehone.records.tables import decision, release, setting
+from edgehone.records.tables import decision, node, release, setting
 from edgehone.records.tables import round as table
 from edgehone.registry.keys import KeyRing, Passphrases
 from edgehone.report.study_file import read as read_study
+from edgehone_agent.bundle import open_bundle
 from edgehone_agent.errors import EdgehoneError, HostError, StateError, TrustError
+from edgehone_agent.watch.risk import RiskDetector
 
 CORE = "core"
 FAMILY = "family:"  # + task: the study that the next round starts from
 MOST_ATTEMPTS = 4
+_MOST_FLIPS = 0.98
 KEPT_FOLDERS = 3  # of rounds that have ended, besides the one whose family is served
 
 
@@ -67,9 +76,29 @@ class Site:
 
 
 def begin(
-    conn: Connection, policy: LoopPolicy, *, now_s: float, actor: str, trigger: str, why: str, id: str | None = None
-) -> Round:  # fmt: skip
+    conn: Connection,
+    policy: LoopPolicy,
+    *,
+    now_s: float,
+    actor: str,
+    trigger: str,
+    why: str,
+    kind: machine.Kind = "retrain",
+    cohorts: Sequence[str] = (),
+    id: str | None = None,
+) -> Round:
     """Begin a round, in the transaction of the caller.
+
+    Args:
+        conn: to write with.
+        policy: of the task.
+        now_s: the core's clock.
+        actor: who begins it.
+        trigger: what called for it.
+        why: for people.
+        kind: a new model, or the same one with new drift references.
+        cohorts: that get a new reference in a re-baseline.
+        id: of the round; drawn when None.
 
     Raises:
         InputError: a round of this task has not ended.
@@ -83,14 +112,14 @@ def begin(
         )
     new = Round(
         id or secrets.token_hex(8), policy.task, trigger, policy.to_json(), family(conn, policy), now_s, now_s, why=why,
-        began=why,
+        began=why, kind=kind, cohorts=tuple(cohorts),
     )  # fmt: skip
     row = {
         "id": new.id, "task": new.task, "phase": new.phase, "state": new.state, "content": new.to_json(),
         "started_s": now_s, "ended_s": None, "why": why,
     }  # fmt: skip
     conn.execute(insert(table).values(**row))
-    detail = {"task": new.task, "trigger": trigger, "why": why}
+    detail = {"task": new.task, "kind": kind, "trigger": trigger, "why": why}
     audit.record(conn, now_s=now_s, actor=actor, action="round.begin", subject=new.id, detail=detail)
     return new
 
@@ -195,24 +224,46 @@ def advance(
 def _data(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001
     policy = _policy(round)
     study = read_study(Path(round.study))
-    labels = study_said.labels(study)
     forget(site.database, site.blobs, round.task)
+    own = own_contexts(site, round.task)
     with site.database.read() as conn:
-        said = read_said(conn, round.task, labels, is_classes=study_said.text(study, "kind") == "classification")
+        places = [one.place for one in look_at_nodes(conn, policy)]
+        seen = baseline.readings(conn, round.task, places, own=own, only=round.cohorts)
         version, parent = _next_version(conn, round.task), _parents(conn, round.task)
-    manifest = compose(policy, labels, settle(said, min_trust=policy.min_trust))
-    splits = manifest.counts()["splits"]
-    if len(manifest.examples) < policy.min_labels or not splits.get(LEARN) or not splits.get(HELD):
-        left = ", ".join(f"{name}: {count}" for name, count in manifest.left_out.items())
-        why = (
-            f"{len(manifest.examples)} examples are left of what was labelled, {policy.min_labels} are needed ({left})"
-        )
+    contexts = {name: one for name, one in seen.items() if len(one.blobs) >= policy.card_readings}
+    if round.kind == "retrain":
+        manifest = replace(_examples(site, policy, study), contexts=contexts)
+        why = _too_few(manifest, policy)
+    else:
+        with site.database.read() as conn:
+            parent = _served(conn, round.task)
+        manifest = Manifest(round.task, study_said.labels(study), contexts=contexts)
+        why = gate.too_few_readings({name: len(one.blobs) for name, one in seen.items()}, round.cohorts, policy)
+    if why:
         return machine.ended(round, "refused", why, now_s)
     digest = store(site.database, site.blobs, manifest, now_s)
     return machine.passed(round, "data", now_s, dataset=digest, version=version, parent=parent)
 
 
+def _examples(site: Site, policy: LoopPolicy, study: StudyRecord) -> Manifest:
+    labels, is_classes = study_said.labels(study), study_said.text(study, "kind") == "classification"
+    with site.database.read() as conn:
+        said = read_said(conn, policy.task, labels, is_classes=is_classes)
+    return compose(policy, labels, settle(said, min_trust=policy.min_trust))
+
+
+def _too_few(manifest: Manifest, policy: LoopPolicy) -> str:
+    """Why nothing can be learnt from a dataset version; "" when it can."""
+    splits = manifest.counts()["splits"]
+    if len(manifest.examples) >= policy.min_labels and splits.get(LEARN) and splits.get(HELD):
+        return ""
+    left = ", ".join(f"{name}: {count}" for name, count in manifest.left_out.items())
+    return f"{len(manifest.examples)} examples are left of what was labelled, {policy.min_labels} are needed ({left})"
+
+
 def _train(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001
+    if round.kind == "re-baseline":
+        return machine.passed(round, "train", now_s)
     return _by_worker(site, round, now_s, workers, TRAINED)
 
 
@@ -226,7 +277,7 @@ def _by_worker(site: Site, round: Round, now_s: float, workers: Workers, file: s
     if file == TRAINED and done is not None:
         return machine.passed(round, "train", now_s, figures=tuple(done["members"]))
     if done is not None and done.get("version") == round.version:
-        return machine.passed(round, "compress", now_s)
+        return machine.passed(round, "compress", now_s, contexts=done.get("contexts", {}))
     failed = _read(folder / FAILED)
     if failed is not None:
         return machine.ended(round, "failed", f"the training failed: {failed['text']}", now_s)
@@ -237,7 +288,9 @@ def _by_worker(site: Site, round: Round, now_s: float, workers: Workers, file: s
         return machine.ended(round, "failed", why, now_s)
     policy = _policy(round)
     spec = {
-        "folder": str(folder), "study": round.study, "source": policy.source, "members": list(policy.members),
+        "folder": str(folder), "study": round.study, "source": policy.source, "kind": round.kind,
+        "members": list(policy.members if round.kind == "retrain" else round.parent),
+        "card_readings": policy.card_readings,
         "epochs": policy.epochs, "seed": int(round.id[:7], 16) if _is_hex(round.id[:7]) else 0, "threads": 1,
         "memory_bytes": policy.memory_bytes, "dataset": round.dataset, "blobs": site.blobs_url,
         "version": round.version, "parent": dict(round.parent),
@@ -250,14 +303,39 @@ def _by_worker(site: Site, round: Round, now_s: float, workers: Workers, file: s
 
 
 def _gate(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001
-    verdicts = gate.judge(round.figures, _policy(round))
+    policy = _policy(round)
+    if round.kind == "retrain":
+        verdicts = gate.judge(round.figures, policy)
+    else:
+        models = _models(site, round)
+        verdicts = gate.judge_same(models, round.cohorts, round.contexts, policy)
     good = tuple(verdict.member for verdict in verdicts if verdict.ok)
     told = tuple(verdict.to_json() for verdict in verdicts)
     if not good:
         refused = machine.ended(round, "refused", " | ".join(verdict.why for verdict in verdicts), now_s)
         return replace(refused, verdicts=told)
-    order = [name for name in _policy(round).members if name in good]
+    order = [name for name in policy.members if name in good] + [name for name in good if name not in policy.members]
     return machine.passed(round, "gate", now_s, members=tuple(order), verdicts=told)
+
+
+def _models(site: Site, round: Round) -> dict[str, tuple[gate.Models, gate.Models]]:
+    """Member → model files of its new bundle, and of the one that it follows."""
+    from edgehone.registry.names import blob_path, bundle_path
+    from edgehone.registry.store import Store
+
+    with site.database.read() as conn:
+        served = select(release.c.member, release.c.digest, release.c.version)
+        rows = conn.execute(served.where(release.c.digest.in_(list(round.parent.values())))).all()
+    found = {}
+    for row in rows:
+        old = Path(Store(site.registry).place(blob_path(bundle_path(round.task, row.version, row.member), row.digest)))
+        found[row.member] = (_model_files(site.rounds / round.id / f"{row.member}.bundle"), _model_files(old))
+    return found
+
+
+def _model_files(path: Path) -> gate.Models:
+    with open_bundle(path) as bundle:
+        return {part.path: part.sha256 for part in bundle.manifest.parts if part.role == "model"}
 
 
 def _sign(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001
@@ -311,16 +389,33 @@ def _rollout(site: Site, round: Round, now_s: float, workers: Workers, ring: Key
     if busy:
         return replace(round, progress=f"rollout {busy[0].id} of version {busy[0].version} has to end first")
     plan = _policy(round).plan()
-    flips = [figure["slices"][name] for figure in round.figures for name in ("old", "new")]
-    known = [one for one in flips if one["flips"] is not None]
-    if plan.limits.flip_rate is None and known:
-        most = max(known, key=lambda one: float(one["flips"]))
-        plan = replace(plan, limits=replace(plan.limits, flip_rate=min(most["flips"], 0.98), flip_rows=most["n"]))
+    if plan.limits.flip_rate is None:
+        plan = replace(plan, limits=_flips(round, plan.limits))
     rollouts.start(
         site.database, round.task, round.version or 0, now_s=now_s, actor=CORE, plan=plan, round=round.id,
         id=round.rollout,
     )  # fmt: skip
     return machine.passed(round, "rollout", now_s)
+
+
+def _flips(round: Round, limits: Limits) -> Limits:
+    """The rollout's limits with the share of answers that changes, as it was measured on the members that are released.
+
+    Of old and new data that with the larger bound counts: nobody knows how much of each the field will show. The same
+    model files answer the same.
+    """
+    if round.kind == "re-baseline":
+        return replace(limits, flip_rate=0.0, flip_rows=0)
+    bounds = {}
+    for figure in round.figures:
+        for one in figure["slices"].values() if figure["member"] in round.members else ():
+            if one["flips"] is not None and one["n"]:
+                rate, rows = min(float(one["flips"]), _MOST_FLIPS), int(one["n"])
+                bounds[RiskDetector("disagreement", baseline=rate, rows=rows, tolerance=0.0).limit] = rate, rows
+    if not bounds:
+        return limits
+    rate, rows = bounds[max(bounds)]
+    return replace(limits, flip_rate=rate, flip_rows=rows)
 
 
 def _observe(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001
@@ -330,10 +425,10 @@ def _observe(site: Site, round: Round, now_s: float, workers: Workers, ring: Key
         return replace(round, progress=f"{found.stage}, {found.state}")
     if found.state != "done":
         return machine.ended(round, "failed", f"the rollout was {found.state} at {found.stage}: {found.why}", now_s)
-    study = site.rounds / round.id / STUDY
+    study = str(site.rounds / round.id / STUDY) if round.kind == "retrain" else round.study
     row = {
         "key": FAMILY + round.task, "changed_s": now_s,
-        "value": {"study": str(study), "round": round.id, "version": round.version},
+        "value": {"study": study, "round": round.id, "version": round.version, "readings": round.dataset},
     }  # fmt: skip
     with site.database.write() as conn:
         conn.execute(upsert(setting, [row], keys=["key"], update=["value", "changed_s"]))
@@ -362,7 +457,7 @@ def _write(
         detail = {"task": after.task, "phase": after.phase, "why": after.why, "version": after.version}
         audit.record(conn, now_s=now_s, actor=actor, action=action, subject=after.id, detail=detail)
     if after.ended and not before.ended:
-        answer = "nothing" if after.state != "done" else "retrain"
+        answer = "nothing" if after.state != "done" else after.kind
         told = {"state": after.state, "phase": after.phase, "version": after.version, "dataset": after.dataset}
         conn.execute(
             insert(decision).values(
@@ -383,6 +478,37 @@ def _tidy(site: Site, round: Round) -> None:
         folder = site.rounds / one.id
         if str(folder / STUDY) not in needed and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_contexts(site: Site, task: str) -> dict[str, Readings]:
+    """Cohorts whose drift reference the last promoted round made, with what it is made of.
+
+    Raises:
+        StateError: the dataset version cannot be read.
+    """
+    with site.database.read() as conn:
+        found = conn.execute(select(setting.c.value).where(setting.c.key == FAMILY + task)).scalar_one_or_none()
+    digest = found and found.get("readings")
+    return dict(read_manifest(site.blobs, digest).contexts) if digest else {}
+
+
+def _served(conn: Connection, task: str) -> dict[str, str]:
+    """Member → digest, of the version that most nodes serve."""
+    digests = Counter(
+        str(one[task]["digest"])
+        for one in conn.execute(select(node.c.status).where(node.c.state == ACTIVE)).scalars()
+        if task in one and one[task].get("digest")
+    )
+    rows = conn.execute(
+        select(release.c.version, release.c.member, release.c.digest).where(
+            release.c.task == task, release.c.revoked_s.is_(None)
+        )
+    ).all()
+    nodes: Counter[int] = Counter()
+    for row in rows:
+        nodes[row.version] += digests[row.digest]
+    version = max(nodes, key=lambda one: (nodes[one], one), default=None)
+    return {row.member: row.digest for row in rows if row.version == version}
 
 
 def _is_family() -> Any:

@@ -10,11 +10,11 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, Select, case, func, or_, select, update
 
 from edgehone.fleet.nodes import ACTIVE
 from edgehone.loop.trust import CORE, POISONED, Label, Said, Sampled, Suspect, Vote
@@ -22,6 +22,8 @@ from edgehone.records.tables import feedback, node, sample
 from edgehone_agent.feedback import SHARES
 
 MOST_FEEDBACK = 100_000
+_FEW, _BATCH = 2000, 500
+_OVERLAP_S = 60.0  # rows of two writers may come in another order than their times
 _CUT = 0.5  # a single score above it means class 1
 
 
@@ -29,32 +31,124 @@ def read_said(conn: Connection, task: str, labels: Sequence[str], *, is_classes:
     """Samples of a task about which something was said, with all that was said, in the order of (node, id).
 
     Args:
+        conn: to read with.
+        task: its name.
         labels: names of the classes, in their order.
         is_classes: the task answers with classes.
     """
-    active = set(conn.execute(select(node.c.id).where(node.c.state == ACTIVE)).scalars())
-    mine = feedback.c.task.in_((task, ""))
-    live = or_(
+    return Heard().read(conn, task, labels, is_classes=is_classes)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What tells whether everything has to be read anew: rows of feedback, those put aside, and what labels mean."""
+
+    rows: int
+    aside: int
+    task: str
+    labels: tuple[str, ...]
+    is_classes: bool
+
+
+class Heard:
+    """What was said about a task, remembered between looks: 50,000 words take seconds to read, the new ones none.
+
+    Feedback is only added, or put aside. So a look reads what has come since the last; where the counts do not agree
+    with that, it reads everything. One thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._mark: _Mark | None = None
+        self._said: dict[tuple[str, str], tuple[Sampled, list[Vote]]] = {}
+        self._waiting: dict[tuple[str, str], list[Row[Any]]] = {}  # words about samples that are not here yet
+        self._events: dict[tuple[str, str], None] = {}
+        self._newest_s = 0.0
+
+    def read(self, conn: Connection, task: str, labels: Sequence[str], *, is_classes: bool = True) -> list[Said]:
+        """See `read_said`."""
+        mine = feedback.c.task.in_((task, ""))
+        aside = func.sum(case((feedback.c.quarantined.is_not(None), 1), else_=0))
+        rows, put_aside = conn.execute(select(func.count(), aside).where(mine)).one()
+        mark = _Mark(rows, int(put_aside or 0), task, tuple(labels), is_classes)
+        known = self._mark
+        if known is None or replace(known, rows=mark.rows) != mark or not self._catch_up(conn, mark, known):
+            self._begin_anew(conn, mark)
+        self._mark = mark
+        active = set(conn.execute(select(node.c.id).where(node.c.state == ACTIVE)).scalars())
+        return [self._said[key] for key in sorted(self._said) if key[0] in active]
+
+    def put_aside(self, conn: Connection, found: Sequence[Suspect]) -> dict[tuple[str, str], int]:
+        """Mark the feedback of suspects here and in the database; (kind, name) → rows that were not marked before."""
+        if self._mark is None:
+            return {}
+        marked = put_aside(conn, self._mark.task, found)
+        for suspect in found if marked else ():
+            for _, votes in self._said.values():
+                for place, vote in enumerate(votes):
+                    name = vote.sender if suspect.kind == "node" else vote.annotator
+                    if name == suspect.name and vote.quarantined is None and not vote.is_audit:
+                        votes[place] = replace(vote, quarantined=suspect.why)
+        is_all_here = not self._waiting
+        aside = self._mark.aside + sum(marked.values())
+        self._mark = replace(self._mark, aside=aside) if is_all_here else None
+        return marked
+
+    def _catch_up(self, conn: Connection, mark: _Mark, known: _Mark) -> bool:
+        """Read what is new; whether that is all there is."""
+        if mark.rows > MOST_FEEDBACK:
+            return False
+        recent = _live(mark.task).where(feedback.c.received_s >= self._newest_s - _OVERLAP_S)
+        new = [row for row in conn.execute(recent) if (row.node, row.id) not in self._events]
+        if mark.rows - known.rows != len(new):
+            return False
+        self._take(conn, mark, new)
+        return True
+
+    def _begin_anew(self, conn: Connection, mark: _Mark) -> None:
+        self._said, self._waiting, self._events, self._newest_s = {}, {}, {}, 0.0
+        newest = _live(mark.task).order_by(feedback.c.received_s.desc()).limit(MOST_FEEDBACK)
+        self._take(conn, mark, conn.execute(newest).all())
+
+    def _take(self, conn: Connection, mark: _Mark, rows: Sequence[Row[Any]]) -> None:
+        for row in rows:
+            of = str(row.content.get("node", "")) if row.node == CORE else row.node
+            self._waiting.setdefault((of, row.prediction), []).append(row)
+            self._events[row.node, row.id] = None
+            self._newest_s = max(self._newest_s, row.received_s)
+        for found in _samples(conn, mark.task, self._waiting):
+            key = (found.node, found.id)
+            told = self._waiting.pop(key, None)
+            if told is None:
+                continue
+            answered = _answered(found.answer, is_classes=mark.is_classes)
+            captured = Sampled(
+                found.node, found.id, found.digest, found.blob, answered, found.share, found.propensity, found.source,
+                found.licence, found.time_s,
+            )  # fmt: skip
+            votes = self._said.get(key, (captured, []))[1]
+            votes += [_vote(one, answered, mark.labels, is_classes=mark.is_classes) for one in told]
+            self._said[key] = (captured, votes)
+
+
+def _live(task: str) -> Select[Any]:
+    """Feedback that counts, see the module."""
+    columns = [column for column in feedback.c if column.name != "task"]
+    kept = or_(
         feedback.c.quarantined.is_(None), feedback.c.quarantined.startswith(POISONED), feedback.c.kind == "delete"
     )
-    query = select(feedback).where(mine, live).order_by(feedback.c.received_s.desc()).limit(MOST_FEEDBACK)
-    words: dict[tuple[str, str], list[Row[Any]]] = defaultdict(list)
-    for row in conn.execute(query):
-        of = str(row.content.get("node", "")) if row.node == CORE else row.node
-        words[of, row.prediction].append(row)
-    about = select(feedback.c.prediction).where(mine)
-    samples = select(sample).where(sample.c.task == task, sample.c.id.in_(about)).order_by(sample.c.node, sample.c.id)
-    found: list[Said] = []
-    for row in conn.execute(samples):
-        told = words.get((row.node, row.id))
-        if told is None or row.node not in active:
-            continue
-        answered = _answered(row.answer, is_classes=is_classes)
-        captured = Sampled(
-            row.node, row.id, row.digest, row.blob, answered, row.share, row.propensity, row.source, row.licence
-        )
-        found.append((captured, [_vote(one, answered, labels, is_classes=is_classes) for one in told]))
-    return found
+    return select(*columns).where(feedback.c.task.in_((task, "")), kept)
+
+
+def _samples(conn: Connection, task: str, wanted: Mapping[tuple[str, str], object]) -> Iterator[Row[Any]]:
+    """The samples of a task that something was said about; more than are wanted, where many are."""
+    query = select(sample).where(sample.c.task == task)
+    if len(wanted) > _FEW:
+        about = select(feedback.c.prediction).where(feedback.c.task.in_((task, "")))
+        yield from conn.execute(query.where(sample.c.id.in_(about)))
+        return
+    ids = sorted({id for _, id in wanted})
+    for start in range(0, len(ids), _BATCH):
+        yield from conn.execute(query.where(sample.c.id.in_(ids[start : start + _BATCH]))).all()
 
 
 def put_aside(conn: Connection, task: str, found: Sequence[Suspect]) -> dict[tuple[str, str], int]:

@@ -5,19 +5,23 @@ Rules:
   about this one.
 - Labels are feedback that is not put aside, joined with the sample that it is about; see `trust.settle`.
 - A node that is quarantined or revoked is not looked at.
+- Of a node that alarms, labels of what it has seen since then are the audit: those of before tell of another world.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from edgehone.fleet.cohorts import cohort_of, load_cohorts
 from edgehone.fleet.nodes import ACTIVE
+from edgehone.fleet.risk_test import Count
+from edgehone.loop import baseline
+from edgehone.loop.baseline import Place
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.trust import Settled
 from edgehone.records.tables import dataset, evidence, node, release
@@ -29,6 +33,7 @@ OUTPUTS = ("confidence", "entropy", "predicted class", "output", "reconstruction
 WEEK_S = 7 * 86_400.0
 STUCK_SHARE = 0.95  # of the rows of a channel in one bin that is no outer one: a sensor that has stopped
 MISSING_SHARE = 0.5
+BEYOND_SHARE = 0.95  # of the rows of a channel on one side of 99.8 % of what the reference counted
 FAULT_ROWS = 64
 _PROOF = 11.5  # log of 1e5: what the watch's second level asks for, too
 
@@ -44,7 +49,9 @@ class NodeSight:
         is_output: that channel looks at the model's answers.
         rows: it has looked at.
         fault: what is wrong with a sensor, in words; "" for nothing.
+        beyond: readings that lie far out, in words; a fault of the sensor where no other node of the cohort has it.
         evidence: id of the row.
+        since_s: since when it alarms; None for a calm one.
     """
 
     node: str
@@ -56,7 +63,14 @@ class NodeSight:
     is_output: bool = False
     rows: int = 0
     fault: str = ""
+    beyond: str = ""
     evidence: int = 0
+    since_s: float | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return Place(self.node, self.cohort, self.since_s)
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,9 @@ class LabelSight:
         short: classes with too few, with how many they have.
         new: usable ones that came since the last dataset version.
         corrected: of the new ones, those that contradict the model.
-        audited, audited_wrong: labels of uniformly drawn answers of the present model, and wrong answers among them.
+        audited: by node, labels of its uniformly drawn answers of the present model, and wrong answers among them; of a
+            node that alarms only those since then.
+        classes: that the model tells apart; 0 for another kind of task.
         baseline: share of errors that was measured for it; None where that is not known.
         unknown: name of a class that the model does not know → labels.
     """
@@ -77,10 +93,15 @@ class LabelSight:
     short: Mapping[str, int] = field(default_factory=dict)
     new: int = 0
     corrected: int = 0
-    audited: int = 0
-    audited_wrong: int = 0
+    audited: Mapping[str, Count] = field(default_factory=dict)
+    classes: int = 0
     baseline: float | None = None
     unknown: Mapping[str, int] = field(default_factory=dict)
+
+    def count(self, nodes: Sequence[NodeSight] = ()) -> Count:
+        """Audited labels of some nodes, or of all."""
+        names = [one.node for one in nodes] or list(self.audited)
+        return sum((self.audited[name] for name in names if name in self.audited), Count(0, 0))
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,7 @@ class Sight:
         now_s: the core's clock.
         nodes: that report it.
         labels: that are there.
+        readings: of cohorts of which most nodes alarm, uniformly drawn readings that are here, since they do.
         since_s: when it was last trained anew, or first released; None for never.
         ended_s: when its last round ended.
         rounds_this_week: that began in the last seven days.
@@ -103,6 +125,7 @@ class Sight:
     now_s: float
     nodes: tuple[NodeSight, ...] = ()
     labels: LabelSight = field(default_factory=LabelSight)
+    readings: Mapping[str, int] = field(default_factory=dict)
     since_s: float | None = None
     ended_s: float | None = None
     rounds_this_week: int = 0
@@ -111,25 +134,45 @@ class Sight:
 
 
 def look(
-    conn: Connection, policy: LoopPolicy, settled: Sequence[Settled], now_s: float, *, asked: str = ""
-) -> Sight:  # fmt: skip
-    """Look at a task. `settled` are its labels, see `trust.settle`."""
+    conn: Connection,
+    policy: LoopPolicy,
+    settled: Sequence[Settled],
+    now_s: float,
+    *,
+    classes: int = 0,
+    asked: str = "",
+) -> Sight:
+    """Look at a task.
+
+    Args:
+        conn: to read with.
+        policy: of the task.
+        settled: its labels, see `trust.settle`.
+        now_s: the core's clock.
+        classes: that the model tells apart; 0 for another kind of task.
+        asked: who asks for a round by hand.
+    """
     task = policy.task
+    nodes = look_at_nodes(conn, policy)
+    kind = round_table.c.content["kind"].as_string()
     rounds = conn.execute(
-        select(round_table.c.state, round_table.c.started_s, round_table.c.ended_s)
+        select(round_table.c.state, round_table.c.started_s, round_table.c.ended_s, kind.label("kind"))
         .where(round_table.c.task == task)
         .order_by(round_table.c.started_s.desc())
     ).all()
     first = conn.execute(
         select(release.c.published_s).where(release.c.task == task).order_by(release.c.published_s).limit(1)
     ).scalar()
-    trained = [row.ended_s for row in rounds if row.state == "done" and row.ended_s is not None]
+    trained = [
+        row.ended_s for row in rounds if row.state == "done" and row.ended_s is not None and row.kind != "re-baseline"
+    ]
     ended = [row.ended_s for row in rounds if row.ended_s is not None]
     return Sight(
         task=task,
         now_s=now_s,
-        nodes=_nodes(conn, task),
-        labels=_labels(conn, policy, settled),
+        nodes=nodes,
+        labels=_labels(conn, policy, settled, nodes, classes),
+        readings=_readings(conn, task, nodes),
         since_s=max(trained, default=first),
         ended_s=max(ended, default=None),
         rounds_this_week=sum(row.started_s > now_s - WEEK_S for row in rounds),
@@ -155,28 +198,48 @@ def fault_of(content: Mapping[str, Any]) -> str:
         if counts[MISSING] >= MISSING_SHARE * rows:
             return f"{name} is missing in {counts[MISSING]} of {rows} readings"
         fullest = max(range(BINS), key=counts.__getitem__)
-        proof = channel.get("log_e_all_rows")
-        is_proven = isinstance(proof, int | float) and proof >= _PROOF
-        if counts[fullest] >= STUCK_SHARE * rows and 1 < fullest < BINS - 1 and is_proven:
+        if counts[fullest] >= STUCK_SHARE * rows and 1 < fullest < BINS - 1 and _is_proven(channel):
             return f"{name} stands still: {counts[fullest]} of {rows} readings lie in one of {BINS - 1} bins"
     return ""
 
 
-def _nodes(conn: Connection, task: str) -> tuple[NodeSight, ...]:
+def beyond_of(content: Mapping[str, Any]) -> str:
+    """What evidence says about readings far out: nearly all of a channel lie on one side of the whole reference. Pure.
+
+    On one node that is a gain, an offset or a broken wire; on all nodes of a place it is the place.
+    """
+    for channel in _mappings(content.get("channels")):
+        counts = _counts(channel.get("counts"))
+        name = str(channel.get("channel", ""))
+        rows = sum(counts)
+        if not _is_input(name) or rows < FAULT_ROWS or not _is_proven(channel):
+            continue
+        for side, words in ((1, "below"), (BINS - 1, "above")):
+            if counts[side] >= BEYOND_SHARE * rows:
+                return f"{name} is {words} nearly all that was seen before: {counts[side]} of {rows} readings"
+    return ""
+
+
+def look_at_nodes(conn: Connection, policy: LoopPolicy) -> tuple[NodeSight, ...]:
+    """The active nodes that report a task, as their newest evidence about the bundle that they serve shows them."""
+    task = policy.task
     cohorts = load_cohorts(conn, task)
     found = []
     for one in conn.execute(select(node).where(node.c.state == ACTIVE).order_by(node.c.id)):
         if task not in one.status:
             continue
         cohort = cohort_of(cohorts, task, one.tags).name
-        digest = one.status[task].get("digest")
+        digest = one.status[task].get("digest") or ""
         row = conn.execute(
             select(evidence)
-            .where(evidence.c.node == one.id, evidence.c.task == task, evidence.c.digest == (digest or ""))
+            .where(evidence.c.node == one.id, evidence.c.task == task, evidence.c.digest == digest)
             .order_by(evidence.c.id.desc())
             .limit(1)
         ).one_or_none()
-        found.append(NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._asdict()))
+        seen = NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._asdict())
+        if seen.watch_level >= policy.drift_level:
+            seen = replace(seen, since_s=baseline.alarms_since(conn, one.id, task, digest, policy.drift_level))
+        found.append(seen)
     return tuple(found)
 
 
@@ -188,14 +251,14 @@ def node_sight(name: str, cohort: str, row: Mapping[str, Any]) -> NodeSight:
     channel = str(top.get("channel", ""))
     return NodeSight(
         name, cohort, row["watch_level"], row["risk_level"], channel, str(top.get("direction", "")),
-        channel.startswith(OUTPUTS), row["rows"], fault_of(content), row["id"],
+        channel.startswith(OUTPUTS), row["rows"], fault_of(content), beyond_of(content), row["id"],
     )  # fmt: skip
 
 
-def _labels(conn: Connection, policy: LoopPolicy, settled: Sequence[Settled]) -> LabelSight:
-    last_s = conn.execute(
-        select(dataset.c.created_s).where(dataset.c.task == policy.task).order_by(dataset.c.created_s.desc()).limit(1)
-    ).scalar()
+def _labels(
+    conn: Connection, policy: LoopPolicy, settled: Sequence[Settled], nodes: Sequence[NodeSight], classes: int
+) -> LabelSight:  # fmt: skip
+    last_s = _last_taught_s(conn, policy.task)
     newest = conn.execute(
         select(release.c.version, release.c.measured)
         .where(release.c.task == policy.task, release.c.revoked_s.is_(None))
@@ -208,17 +271,46 @@ def _labels(conn: Connection, policy: LoopPolicy, settled: Sequence[Settled]) ->
     short = {name: count for name, count in counts.items() if count < policy.min_labels_per_class}
     usable = [one for one in known if not one.is_class or str(one.label) not in short]
     new = [one for one in usable if last_s is None or one.received_s > last_s]
-    drawn = [one for one in known if one.is_drawn and one.is_wrong is not None and one.digest in serving]
     return LabelSight(
         usable=len(usable),
         short=short,
         new=len(new),
         corrected=sum(bool(one.is_wrong) for one in new),
-        audited=len(drawn),
-        audited_wrong=sum(bool(one.is_wrong) for one in drawn),
+        audited=_audited(known, nodes, serving, baseline.clocks(conn)),
+        classes=classes,
         baseline=None if newest is None else _baseline(newest.measured),
         unknown=Counter(one.unknown for one in settled if one.unknown),
     )
+
+
+def _audited(
+    known: Sequence[Settled], nodes: Sequence[NodeSight], serving: Collection[str], ahead_s: Mapping[str, float]
+) -> dict[str, Count]:
+    """By node, the labels that tell how often the present model errs there now."""
+    since_s = {one.node: one.since_s + ahead_s.get(one.node, 0.0) for one in nodes if one.since_s is not None}
+    rows: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for one in known:
+        is_known = one.is_drawn and one.is_wrong is not None and one.digest in serving
+        if is_known and one.time_s >= since_s.get(one.node, -1.0):
+            rows[one.node] += 1
+            wrong[one.node] += bool(one.is_wrong)
+    return {name: Count(rows[name], wrong[name]) for name in sorted(rows)}
+
+
+def _last_taught_s(conn: Connection, task: str) -> float | None:
+    """When the last dataset version with examples was made."""
+    query = select(dataset.c.created_s, dataset.c.counts).where(dataset.c.task == task)
+    for row in conn.execute(query.order_by(dataset.c.created_s.desc())):
+        if row.counts.get("field", 0) + row.counts.get("feedback", 0):
+            return float(row.created_s)
+    return None
+
+
+def _readings(conn: Connection, task: str, nodes: Sequence[NodeSight]) -> dict[str, int]:
+    places = [one.place for one in nodes]
+    found = baseline.readings(conn, task, places) if baseline.moved(places) else {}
+    return {name: len(one.blobs) for name, one in found.items()}
 
 
 def _serving(conn: Connection, task: str) -> set[str]:
@@ -241,6 +333,11 @@ def _mappings(found: Any) -> list[Mapping[str, Any]]:
 
 def _is_input(name: str) -> bool:
     return not name.startswith((*OUTPUTS, "projection", "distance"))
+
+
+def _is_proven(channel: Mapping[str, Any]) -> bool:
+    proof = channel.get("log_e_all_rows")
+    return isinstance(proof, int | float) and proof >= _PROOF
 
 
 def _counts(found: Any) -> list[int]:

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from edgehone.bundle import said as study_said
+from edgehone.fleet import orders
 from edgehone.fleet.nodes import QUARANTINED, set_state
 from edgehone.loop import rounds
-from edgehone.loop.diagnosis import Diagnosis, Scope, diagnose
+from edgehone.loop.diagnosis import ROUNDS, Diagnosis, Scope, diagnose
 from edgehone.loop.policy import DAY_S, LoopPolicy, load_policy, policy_tasks
 from edgehone.loop.process import Workers
 from edgehone.loop.round import Round
 from edgehone.loop.rounds import CORE, Site
-from edgehone.loop.said import put_aside, read_said
-from edgehone.loop.sight import look
+from edgehone.loop.said import Heard
+from edgehone.loop.sight import look, look_at_nodes
 from edgehone.loop.trust import Suspect, settle, suspects
 from edgehone.records import audit
 from edgehone.records.tables import decision, evidence, feedback, node
@@ -58,6 +59,7 @@ class Loop:
         self.site = site
         self.workers = Workers()
         self._looked: dict[str, Looked] = {}
+        self._heard: dict[str, Heard] = {}
 
     def tick(self, now_s: float) -> list[Round]:
         """Do what can be done now; rounds that have changed."""
@@ -85,7 +87,7 @@ class Loop:
         before = self._looked.get(task)
         if policy is None or (before and before.mark == mark and 0 <= now_s - before.at_s < LOOK_S):
             return []
-        begun = consider(self.site, policy, now_s)
+        begun = consider(self.site, policy, now_s, heard=self._heard.setdefault(task, Heard()))
         self._looked[task] = Looked(now_s, mark)
         return [] if begun is None else [rounds.advance(self.site, begun, now_s, self.workers)]
 
@@ -98,7 +100,9 @@ class Loop:
             _LOG.error("%s: %s", task, again)
 
 
-def consider(site: Site, policy: LoopPolicy, now_s: float, *, asked: str = "") -> Round | None:
+def consider(
+    site: Site, policy: LoopPolicy, now_s: float, *, asked: str = "", heard: Heard | None = None
+) -> Round | None:  # fmt: skip
     """Look at a task, write down every answer, and begin a round when that is one.
 
     Args:
@@ -106,37 +110,71 @@ def consider(site: Site, policy: LoopPolicy, now_s: float, *, asked: str = "") -
         policy: of the task.
         now_s: the core's clock.
         asked: who asks for a round by hand.
+        heard: what was read at the last look of this task, if it is at hand.
 
     Raises:
         InputError: the study of the policy cannot be read.
     """
+    heard = heard or Heard()
     with site.database.read() as conn:
         study = read_study(Path(rounds.family(conn, policy)))
-        is_classes = study_said.text(study, "kind") == "classification"
-        said = read_said(conn, policy.task, study_said.labels(study), is_classes=is_classes)
-        first = look(conn, policy, (), now_s)
-    drifted = {one.node for one in first.nodes if one.watch_level >= policy.drift_level}
-    found = suspects(said, bound=policy.poison_bound, margin=policy.poison_margin, drifted=drifted)
+        is_classes, labels = study_said.text(study, "kind") == "classification", study_said.labels(study)
+        said = heard.read(conn, policy.task, labels, is_classes=is_classes)
+        nodes = look_at_nodes(conn, policy)
+    drifted = {one.node for one in nodes if one.watch_level >= policy.drift_level}
+    found = suspects(
+        said, bound=policy.poison_bound, margin=policy.poison_margin, drifted=drifted, label_error=policy.label_error
+    )
     if found:
         with site.database.write() as conn:
-            _quarantine_labels(conn, policy.task, found, now_s)
+            _quarantine_labels(conn, policy.task, heard, found, now_s)
         with site.database.read() as conn:
-            said = read_said(conn, policy.task, study_said.labels(study), is_classes=is_classes)
+            said = heard.read(conn, policy.task, labels, is_classes=is_classes)
     settled = settle(said, min_trust=policy.min_trust)
     with site.database.write() as conn:
-        sight = look(conn, policy, settled, now_s, asked=asked)
-        begun = None
-        for diagnosis in diagnose(sight, policy):
+        sight = look(conn, policy, settled, now_s, classes=len(labels) if is_classes else 0, asked=asked)
+        answers = diagnose(sight, policy)
+        begun = _begin(conn, policy, answers, now_s, asked)
+        for diagnosis in answers:
             if diagnosis.answer == "quarantine":
                 set_state(conn, diagnosis.name, QUARANTINED, diagnosis.why, actor=CORE, now_s=now_s)
-            if diagnosis.answer == "retrain":
-                begun = rounds.begin(
-                    conn, policy, now_s=now_s, actor=asked or CORE, trigger=diagnosis.trigger, why=diagnosis.why
-                )
-            record(
-                conn, policy.task, diagnosis, now_s, round=begun.id if diagnosis.answer == "retrain" and begun else None
-            )
+            is_round = diagnosis.answer in ROUNDS and begun is not None
+            record(conn, policy.task, diagnosis, now_s, round=begun.id if begun is not None and is_round else None)
+        _collect(conn, policy, [one for one in answers if one.answer == "collect"], now_s)
     return begun
+
+
+def _begin(
+    conn: Connection, policy: LoopPolicy, answers: Sequence[Diagnosis], now_s: float, asked: str
+) -> Round | None:  # fmt: skip
+    """Begin the round that is called for, if any; a retraining makes the drift references as well."""
+    wanted = [one for kind in ROUNDS for one in answers if one.answer == kind]
+    if not wanted:
+        return None
+    first = wanted[0]
+    is_retraining = first.answer == "retrain"
+    return rounds.begin(
+        conn, policy, now_s=now_s, actor=asked or CORE, trigger=first.trigger, why=first.why,
+        kind="retrain" if is_retraining else "re-baseline", cohorts=() if is_retraining else first.cohorts,
+    )  # fmt: skip
+
+
+def _collect(conn: Connection, policy: LoopPolicy, answers: Sequence[Diagnosis], now_s: float) -> None:
+    """Ask nodes for samples, unless they are asked already; it ends by itself."""
+    if not answers or not policy.collect_samples:
+        return
+    everybody = any(not one.cohorts for one in answers)
+    cohorts = frozenset() if everybody else frozenset(name for one in answers for name in one.cohorts)
+    asked = orders.load_orders(conn)[1].get(policy.task)
+    if asked is not None and asked.until_s > now_s:
+        is_fresh = asked.samples == policy.collect_samples and asked.until_s - now_s > policy.collect_s / 2
+        if is_fresh and (not asked.cohorts or (cohorts and cohorts <= asked.cohorts)):
+            return
+        cohorts = cohorts | asked.cohorts if cohorts and asked.cohorts else frozenset()
+    until_s = now_s + policy.collect_s
+    orders.collect(conn, policy.task, policy.collect_samples, until_s, now_s, sorted(cohorts))
+    told = {"samples": policy.collect_samples, "until_s": until_s, "cohorts": sorted(cohorts)}
+    audit.record(conn, now_s=now_s, actor=CORE, action="loop.collect", subject=policy.task, detail=told)
 
 
 def record(conn: Connection, task: str, found: Diagnosis, now_s: float, *, round: str | None = None) -> bool:
@@ -180,8 +218,8 @@ def ask(site: Site, task: str, *, actor: str, now_s: float) -> Round:
     raise InputError(str(why or "nothing calls for a round"), where=task, do="see `edgehone loop history`")
 
 
-def _quarantine_labels(conn: Connection, task: str, found: list[Suspect], now_s: float) -> None:
-    marked = put_aside(conn, task, found)
+def _quarantine_labels(conn: Connection, task: str, heard: Heard, found: list[Suspect], now_s: float) -> None:
+    marked = heard.put_aside(conn, found)
     for suspect in found:
         rows = marked.get((suspect.kind, suspect.name), 0)
         if not rows:

@@ -48,11 +48,17 @@ def drift(sight: Sight, policy: LoopPolicy) -> Trigger | None:
 
 
 def labels(sight: Sight, policy: LoopPolicy) -> Trigger | None:
-    """Enough answers were corrected."""
-    count = sight.labels.corrected
-    if not policy.corrections or count < policy.corrections:
+    """Enough answers were corrected; as many corrections as there are wrong labels to be expected are no reason."""
+    count, new = sight.labels.corrected, sight.labels.new
+    mistaken = round(policy.label_error * new) if sight.labels.classes else 0
+    if not policy.corrections or count - mistaken < policy.corrections:
         return None
-    return Trigger("labels", f"{count} answers were corrected since the last dataset version", {"corrected": count})
+    why = f"{count} answers were corrected since the last dataset version"
+    evidence = {"corrected": count}
+    if mistaken:
+        why += f", {mistaken} of {new} labels may be wrong themselves"
+        evidence["mistaken"] = mistaken
+    return Trigger("labels", why, evidence)
 
 
 def new_class(sight: Sight, policy: LoopPolicy) -> Trigger | None:

@@ -28,6 +28,7 @@ CORE = "core"
 POISONED = "labels look poisoned: "  # how a reason in `feedback.quarantined` begins
 LABELLING = ("confirm", "correct", "new_class")
 _PRIOR = (4.0, 1.0)
+_UNKNOWN = _PRIOR[0] / sum(_PRIOR)  # trust in somebody who was never compared
 _FEWEST_PEERS = 3
 _FEWEST_ROWS = 10  # of a peer, for its share to count
 _AUDIT_SHARE = 0.1  # contradictions of the audit that are expected where peers do not tell
@@ -35,7 +36,7 @@ _AUDIT_SHARE = 0.1  # contradictions of the audit that are expected where peers 
 Label = int | float | tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """A captured sample that somebody said something about.
 
@@ -46,6 +47,7 @@ class Sampled:
         answered: the class, or the values of another task; None where that cannot be read.
         share, propensity: of the capture.
         source, licence: where the reading comes from, and what it may be used for.
+        time_s: when it was read, by the node's clock.
     """
 
     node: str
@@ -57,9 +59,10 @@ class Sampled:
     propensity: float
     source: str = "field"
     licence: str = ""
+    time_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vote:
     """One word about a sample.
 
@@ -104,12 +107,12 @@ class Vote:
 Said = tuple[Sampled, Sequence[Vote]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A sample with the label that counts, if any.
 
     Attributes:
-        node, id, digest, blob, share, propensity, source, licence: of the sample.
+        node, id, digest, blob, share, propensity, source, licence, time_s: of the sample.
         label: what is right; None when nothing usable was said.
         is_class: the label is a class.
         kind: of the word that counts.
@@ -131,6 +134,7 @@ class Settled:
     propensity: float
     source: str
     licence: str
+    time_s: float = 0.0
     label: Label | None = None
     is_class: bool = True
     kind: str = ""
@@ -168,6 +172,9 @@ class Suspect:
 
 def latest(votes: Iterable[Vote]) -> list[Vote]:
     """The last word of each voice."""
+    votes = list(votes)
+    if len(votes) < 2:
+        return votes
     found: dict[str, Vote] = {}
     for vote in sorted(votes, key=lambda one: (one.time_s, one.received_s, one.event)):
         found[vote.voice] = vote
@@ -181,8 +188,8 @@ def trust_of(said: Iterable[Said]) -> dict[str, float]:
     voices: set[str] = set()
     for _, votes in said:
         words = [vote for vote in latest(votes) if vote.label is not None and vote.quarantined is None]
-        voices |= {vote.voice for vote in words}
-        for vote in words:
+        voices.update(vote.voice for vote in words)
+        for vote in words if len(words) > 1 else ():
             reference = _reference([other for other in words if other.voice != vote.voice])
             if reference is not None:
                 compared[vote.voice] += 1
@@ -203,8 +210,13 @@ def settle(said: Iterable[Said], *, min_trust: float = 0.0) -> list[Settled]:
 
 
 def suspects(
-    said: Iterable[Said], *, bound: float, margin: float, drifted: Collection[str] = ()
-) -> list[Suspect]:  # fmt: skip
+    said: Iterable[Said],
+    *,
+    bound: float,
+    margin: float,
+    drifted: Collection[str] = (),
+    label_error: float = 0.0,
+) -> list[Suspect]:
     """Sources whose labels contradict far more often than those of their peers.
 
     Args:
@@ -212,26 +224,30 @@ def suspects(
         bound: chance that any honest source is ever named.
         margin: above the peers' share nobody minds.
         drifted: nodes whose inputs have drifted: their model may well be wrong.
+        label_error: share of wrong labels of anybody, people at the core included.
     """
-    counts: dict[tuple[str, str], dict[str, Count]] = defaultdict(dict)
+    audit_share = max(_AUDIT_SHARE, label_error * (2 - label_error))  # one of the two is wrong, or both are
+    totals: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)  # rows and wrong ones, by source
     for sample, votes in said:
         words = [vote for vote in latest(votes) if vote.label is not None]
-        audit = _reference([vote for vote in words if vote.is_audit])
+        is_audited = any(vote.is_audit for vote in words)
+        audit = _reference([vote for vote in words if vote.is_audit]) if is_audited else None
         for vote in words:
             against = audit if audit is not None else None if sample.node in drifted else sample.answered
             if vote.is_audit or against is None or isinstance(against, float | tuple):
                 continue
             stratum = "audit" if audit is not None else "asked" if vote.is_asked else "sent"
-            row = Count(1, int(vote.label != against))
-            sources = [("node", vote.sender)] + ([("annotator", vote.annotator)] if vote.annotator else [])
-            for kind, name in sources:
-                mine = counts[kind, stratum]
-                mine[name] = mine.get(name, Count(0, 0)) + row
+            for kind, name in (("node", vote.sender), ("annotator", vote.annotator)):
+                if name:
+                    mine = totals[kind, stratum].setdefault(name, [0, 0])
+                    mine[0] += 1
+                    mine[1] += vote.label != against
+    counts = {key: {name: Count(*pair) for name, pair in rows.items()} for key, rows in totals.items()}
     tests = sum(map(len, counts.values()))
     found: dict[tuple[str, str], Suspect] = {}
     for (kind, stratum), rows in sorted(counts.items()):
         for name, count in sorted(rows.items()):
-            limit = _limit(name, rows, stratum, margin)
+            limit = _limit(name, rows, audit_share if stratum == "audit" else None, margin)
             if limit is None or not count.wrong > limit * count.rows:
                 continue
             log_e = log_above(count, limit)
@@ -242,60 +258,77 @@ def suspects(
     return list(found.values())
 
 
-def _limit(name: str, rows: Mapping[str, Count], stratum: str, margin: float) -> float | None:
-    """The share of contradictions that a source may have: the upper quartile of its peers', and the margin."""
+def _limit(name: str, rows: Mapping[str, Count], share: float | None, margin: float) -> float | None:
+    """The share of contradictions that a source may have: the upper quartile of its peers', and the margin.
+
+    Where there are too few peers it is `share` and the margin, or nothing is known.
+    """
     peers = [count.wrong / count.rows for other, count in rows.items() if other != name and count.rows >= _FEWEST_ROWS]
     if len(peers) >= _FEWEST_PEERS:
         limit = quantiles(peers, n=4, method="inclusive")[2] + margin
-    elif stratum == "audit":
-        limit = _AUDIT_SHARE + margin
+    elif share is not None:
+        limit = share + margin
     else:
         return None
     return limit if limit < 1 else None
 
 
 def _settle(sample: Sampled, votes: Sequence[Vote], trust: Mapping[str, float], min_trust: float) -> Settled:
-    bare = Settled(
-        sample.node, sample.id, sample.digest, sample.blob, sample.share, sample.propensity, sample.source,
-        sample.licence,
-    )  # fmt: skip
     if any(vote.kind == "delete" for vote in votes):
-        return bare
+        return _bare(sample)
     words = [vote for vote in latest(votes) if vote.quarantined is None]
     if any(vote.kind == "ignore" for vote in words):
-        return bare
+        return _bare(sample)
+    believed = [
+        (vote, key, weight)
+        for vote in words
+        if (key := vote.unknown or vote.label) is not None
+        and vote.kind in LABELLING
+        and (weight := trust.get(vote.voice, _UNKNOWN) * vote.trust) >= min_trust
+    ]
+    if len(believed) == 1:  # nearly always
+        ((vote, key, weight),) = believed
+        return _labelled(sample, key, [vote], weight)
     scores: dict[Label | str, float] = defaultdict(float)
     behind: dict[Label | str, list[Vote]] = defaultdict(list)
-    for vote in words:
-        key = vote.unknown or vote.label
-        weight = trust.get(vote.voice, _PRIOR[0] / sum(_PRIOR)) * vote.trust
-        if vote.kind not in LABELLING or key is None or key == "" or weight < min_trust:
-            continue
+    for vote, key, weight in believed:
         scores[key] += weight
         behind[key].append(vote)
     if not scores:
-        return bare
+        return _bare(sample)
     best = max(scores, key=lambda key: (round(scores[key], 9), max(vote.time_s for vote in behind[key])))
-    winners = behind[best]
-    last = max(winners, key=lambda vote: (vote.time_s, vote.event))
-    label = None if isinstance(best, str) else best
-    strongest = max(trust.get(vote.voice, 0.8) * vote.trust for vote in winners)
+    strongest = max(weight for _, key, weight in believed if key == best)
+    share = scores[best] / sum(scores.values())
+    return _labelled(sample, best, behind[best], strongest * share, conflict=len(scores) > 1)
+
+
+def _bare(sample: Sampled) -> Settled:
     return Settled(
-        **{
-            **bare.__dict__,
-            "label": label,
-            "is_class": isinstance(best, int),
-            "kind": last.kind,
-            "voices": tuple(sorted({vote.voice for vote in winners})),
-            "senders": tuple(sorted({vote.sender for vote in winners})),
-            "trust": round(strongest * scores[best] / sum(scores.values()), 6),
-            "received_s": max(vote.received_s for vote in winners),
-            "is_wrong": label != sample.answered if isinstance(label, int) and sample.answered is not None else None,
-            "is_drawn": sample.share == "uniform" and any(vote.is_asked for vote in winners),
-            "unknown": best if isinstance(best, str) else "",
-            "conflict": len(scores) > 1,
-        }
-    )
+        sample.node, sample.id, sample.digest, sample.blob, sample.share, sample.propensity, sample.source,
+        sample.licence, sample.time_s,
+    )  # fmt: skip
+
+
+def _labelled(
+    sample: Sampled, best: Label | str, winners: Sequence[Vote], trust: float, *, conflict: bool = False
+) -> Settled:  # fmt: skip
+    last = winners[0] if len(winners) == 1 else max(winners, key=lambda vote: (vote.time_s, vote.event))
+    is_class, label = isinstance(best, int), None if isinstance(best, str) else best
+    return Settled(
+        sample.node, sample.id, sample.digest, sample.blob, sample.share, sample.propensity, sample.source,
+        sample.licence, sample.time_s,
+        label=label,
+        is_class=is_class,
+        kind=last.kind,
+        voices=tuple(sorted({vote.voice for vote in winners})),
+        senders=tuple(sorted({vote.sender for vote in winners})),
+        trust=round(trust, 6),
+        received_s=max(vote.received_s for vote in winners),
+        is_wrong=label != sample.answered if is_class and sample.answered is not None else None,
+        is_drawn=sample.share == "uniform" and any(vote.is_asked for vote in winners),
+        unknown=best if isinstance(best, str) else "",
+        conflict=conflict,
+    )  # fmt: skip
 
 
 def _reference(words: Sequence[Vote]) -> Label | None:

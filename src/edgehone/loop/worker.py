@@ -4,6 +4,8 @@ Rules:
 - The spec names the round's folder, the study, the task's source, members, settings, dataset and blobs.
 - Two steps: train (`search.refresh`, resumable) writes `trained.json`; bundle writes NAME.bundle for each member and
   then `bundles.json`. A file that is there is a step that is done, and is not done again.
+- A round without training bundles the members of the study as they are.
+- Each bundle holds a drift reference of the task, and one of each cohort that the dataset has enough readings of.
 - One worker per round at a time: it holds `worker.lock`, and whoever comes second leaves at once.
 - Whoever starts it sets OMP_NUM_THREADS. It runs at low priority, in bounded memory, and ends when its parent is gone
   or a file `stop` appears: what was finished is kept. Progress goes to stdout, a line
@@ -22,15 +24,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgehone.errors import InputError
 from edgehone_agent.durable import write_bytes
 from edgehone_agent.errors import EdgehoneError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 TRAINED, BUNDLES, FAILED = "trained.json", "bundles.json", "failed.json"
 LOCK, STOP, STUDY = "worker.lock", "stop", "study"
@@ -38,8 +36,7 @@ STOPPED = 130
 _NICE = 15
 _WATCH_S = 0.5
 _SAY_EVERY_S = 1.0
-_MOST_ROWS = 60_000
-_MOST_BYTES = 1 << 30  # of validation readings held at once
+_MOST_BYTES = 1 << 30  # of cohorts' readings held at once
 
 
 class Lines:
@@ -94,8 +91,9 @@ def _work(spec: Mapping[str, Any], folder: Path, lines: Lines) -> None:
     from edgehone.records.blobs import open_blobs
     from edgehone.search.refresh import RefreshSettings, refresh
 
-    study = folder / STUDY
-    if not (folder / TRAINED).exists():
+    trains = spec["kind"] == "retrain"
+    study = folder / STUDY if trains else Path(spec["study"])
+    if trains and not (folder / TRAINED).exists():
         settings = RefreshSettings(epochs=spec["epochs"], seed=spec["seed"])
         data = load(open_blobs(spec["blobs"]), spec["dataset"])
         done = refresh(
@@ -110,33 +108,29 @@ def _work(spec: Mapping[str, Any], folder: Path, lines: Lines) -> None:
 
 
 def _bundle(spec: Mapping[str, Any], folder: Path, study: Path, lines: Lines) -> None:
+    from edgehone.bundle import said
     from edgehone.bundle.build import Wishes, build
+    from edgehone.bundle.readings import validation_readings
+    from edgehone.loop.dataset import load_contexts
+    from edgehone.records.blobs import open_blobs
     from edgehone.report.study_file import read
 
     record = read(study)
-    x = _validation(spec, record.settings.get("seed"), lines)
+    lines.stage("reading validation data")
+    x = validation_readings(record, spec["source"])
+    contexts = load_contexts(
+        open_blobs(spec["blobs"]), spec["dataset"], said.input_shape(record), least=spec["card_readings"],
+        most_bytes=_MOST_BYTES,
+    )  # fmt: skip
     files = {}
     for name in spec["members"]:
         lines.stage(f"bundling {name}", len(x))
         wishes = Wishes(spec["version"], spec["parent"].get(name), created=spec["created"])
-        content = build(record, name, study, wishes, x, lambda done, _: lines.at(done))
+        content = build(record, name, study, wishes, x, lambda done, _: lines.at(done), contexts)
         write_bytes(folder / f"{name}.bundle", content)
         files[name] = f"{name}.bundle"
-    _write(folder / BUNDLES, {"version": spec["version"], "files": files})
-
-
-def _validation(spec: Mapping[str, Any], seed: Any, lines: Lines) -> NDArray[np.float32]:
-    """Validation readings of the task, (N, *input shape), for the card and the golden probe."""
-    import numpy as np
-
-    from edgehone.data.load import load_task
-    from edgehone.data.prepare import prepare
-
-    lines.stage("reading validation data")
-    split = prepare(load_task(spec["source"]), seed if isinstance(seed, int) else 0).validation
-    most = max(1, min(_MOST_ROWS, _MOST_BYTES // (4 * int(np.prod(split.x_shape)))))
-    split = split if len(split) <= most else split.sample(most, seed=0)
-    return np.concatenate([x.numpy().astype(np.float32) for x, _ in split.batches(256)])
+    rows = {name: len(readings) for name, readings in contexts.items()}
+    _write(folder / BUNDLES, {"version": spec["version"], "files": files, "contexts": rows})
 
 
 def _watch(folder: Path, parent: int) -> None:

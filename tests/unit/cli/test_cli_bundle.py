@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgehone.cli import bundle as command
+from edgehone.bundle import readings
 from edgehone.cli.main import main
 from edgehone.data import load_task, prepare
 from edgehone.testing.studies import write_record, write_study
@@ -102,7 +102,7 @@ def test_a_parent_is_named_by_its_digest(say: Say, tmp_path: Path) -> None:
 
 
 def test_more_readings_than_can_be_held_are_sampled(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_MOST_ROWS", 40)
+    monkeypatch.setattr(readings, "MOST_ROWS", 40)
     code, out, _ = say("build", MEMBER, "-o", tmp_path / "one", *DATA)
     assert code == 0 and "40 readings are too few" in out
 
