@@ -257,8 +257,9 @@ def _paired_risk(step: Step, margin: float) -> tuple[Comparison, dict[str, Any]]
     labels = [view.status.shadow.labelled for _, view in step.taken() if view.status.shadow is not None]
     known = [one for one in labels if one is not None and one.champion_wrong is not None]
     rows, wrong = sum(one.rows for one in known), sum(one.wrong for one in known)
-    old_wrong = sum(one.champion_wrong or 0 for one in known)
-    return compare_paired(rows, wrong, old_wrong, margin), {"rows": rows, "wrong": wrong, "old": f"{old_wrong}"}
+    old_wrong, both = sum(one.champion_wrong or 0 for one in known), sum(one.both_wrong for one in known)
+    figures = {"rows": rows, "wrong": wrong, "old": f"{old_wrong}", "both": both}
+    return compare_paired(rows, wrong, old_wrong, margin, both), figures
 
 
 def _unpaired_risk(step: Step, margin: float) -> tuple[Comparison, dict[str, Any]]:

@@ -71,23 +71,25 @@ def compare(new: Count, old: Count, margin: float) -> Comparison:
     return Comparison(float(good.min()), float(bad.min()))
 
 
-def compare_paired(rows: int, new_wrong: int, old_wrong: int, margin: float) -> Comparison:
-    """Two models on the same rows, of which only the totals are known.
+def compare_paired(rows: int, new_wrong: int, old_wrong: int, margin: float, both_wrong: int = 0) -> Comparison:
+    """Two models on the same rows: does the new one err at most `margin` more often than the old one?
 
-    On which rows both erred is not known; each bet has least where they never did so together, and that is assumed.
+    Rows on which both erred, or neither, say nothing about which is better; only the others are bet on. A node that
+    does not count the rows on which both erred gives 0: the fewer they are, the less a bet has, so that is safe.
 
     Args:
         rows: labelled rows that both answered.
         new_wrong, old_wrong: of these.
         margin: in [0, 1).
+        both_wrong: of these, at least so many.
     """
-    new_only = min(new_wrong, rows - old_wrong)
-    old_only = new_only - (new_wrong - old_wrong)
+    both = min(max(both_wrong, new_wrong + old_wrong - rows, 0), new_wrong, old_wrong)
+    new_only, old_only = new_wrong - both, old_wrong - both
     same = rows - new_only - old_only
-    safe = _STAKES / (1 + margin)
-    good = new_only * np.log1p(safe * (margin - 1)) + old_only * np.log1p(safe * (margin + 1))
+    brave, safe = _STAKES / (1 - margin), _STAKES / (1 + margin)  # what the worst row leaves of the capital is the same
+    good = new_only * np.log1p(brave * (margin - 1)) + old_only * np.log1p(brave * (margin + 1))
     bad = new_only * np.log1p(safe * (1 - margin)) + old_only * np.log1p(-safe * (1 + margin))
-    return Comparison(_mean(good + same * np.log1p(safe * margin)), _mean(bad + same * np.log1p(-safe * margin)))
+    return Comparison(_mean(good + same * np.log1p(brave * margin)), _mean(bad + same * np.log1p(-safe * margin)))
 
 
 def _above(count: Count, limit: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -168,10 +168,46 @@ def test_a_paired_comparison_never_claims_more_than_the_rows_allow() -> None:
         both = rng.random(300) < 0.05
         new, old = both | (rng.random(300) < 0.05), both | (rng.random(300) < 0.1)
         found = compare_paired(300, int(new.sum()), int(old.sum()), 0.02)
-        stakes = np.array([0.05, 0.1, 0.2, 0.4, 0.8, 0.95]) / 1.02
+        some = compare_paired(300, int(new.sum()), int(old.sum()), 0.02, int(both.sum()) // 2)
+        every = compare_paired(300, int(new.sum()), int(old.sum()), 0.02, int((new & old).sum()))
+        stakes = np.array([0.05, 0.1, 0.2, 0.4, 0.8, 0.95])
         differences = new.astype(float) - old
-        exact = np.log1p(np.outer(stakes, 0.02 - differences)).sum(1)
-        assert found.no_worse <= np.logaddexp.reduce(exact) - math.log(len(stakes)) + 1e-9
+        good = np.log1p(np.outer(stakes / 0.98, 0.02 - differences)).sum(1)
+        bad = np.log1p(np.outer(stakes / 1.02, differences - 0.02)).sum(1)
+        assert found.no_worse <= some.no_worse <= every.no_worse and found.worse <= some.worse <= every.worse
+        assert every.no_worse == pytest.approx(np.logaddexp.reduce(good) - math.log(len(stakes)))
+        assert every.worse == pytest.approx(np.logaddexp.reduce(bad) - math.log(len(stakes)))
+
+
+def test_the_rows_that_both_had_wrong_save_labels_and_the_error_stays_below_one_in_twenty() -> None:
+    rng, looks = np.random.default_rng(3), range(50, 2001, 50)
+
+    def says(new_risk: float, runs: int) -> tuple[list[float], list[float]]:
+        """After how many labels each of the two says "no worse"; infinity for never."""
+        totals: list[float] = []
+        sharp: list[float] = []
+        for _ in range(runs):
+            kind = rng.choice(4, 2000, p=[0.08, new_risk - 0.08, 0.02, 0.9 - new_risk + 0.08])
+            both, new, old = np.cumsum(kind == 0), np.cumsum(kind <= 1), np.cumsum((kind == 0) | (kind == 2))
+            for said, known in ((totals, 0), (sharp, 1)):
+                found = (n for n in looks if _no_worse(n, new[n - 1], old[n - 1], known * both[n - 1]) >= LOG_PROOF)
+                said.append(next(found, math.inf))
+        return totals, sharp
+
+    totals, sharp = says(0.10, 30)  # as good as the old one
+    assert 2 * np.median(sharp) < np.median(totals)
+    _, sharp = says(0.12, 120)  # worse by the margin: each "no worse" is an error
+    assert np.isfinite(sharp).sum() <= 120 / 20
+
+
+def _no_worse(rows: int, new: int, old: int, both: int) -> float:
+    return compare_paired(rows, int(new), int(old), 0.02, int(both)).no_worse
+
+
+def test_absurd_counts_of_a_node_stay_numbers() -> None:
+    for both in (0, 5, 50):
+        found = compare_paired(10, 10, 5, 0.02, both)
+        assert math.isfinite(found.no_worse) and found.no_worse < 0 < found.worse
 
 
 def test_evidence_grows_with_a_real_difference() -> None:
