@@ -15,12 +15,14 @@ drift references are made of enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgehone.loop.policy import LoopPolicy
+from edgehone_agent.watch.risk import RiskDetector
 
+_MOST_FLIPS = 0.98  # a limit of a rollout is below 1
 Models = Mapping[str, str]  # path of a model file in a bundle → its digest
 
 
@@ -65,6 +67,24 @@ def judge(members: Sequence[Mapping[str, Any]], policy: LoopPolicy) -> tuple[Ver
         policy: of the task.
     """
     return tuple(_judge(member, policy) for member in members)
+
+
+def flips(members: Sequence[Mapping[str, Any]], released: Collection[str]) -> tuple[float | None, int]:
+    """The share of answers that changes with a release, and of how many it is; (None, 0) where that is not known.
+
+    Of old and new data, and of all members, that with the highest upper bound: nobody knows how much of which a node
+    will see.
+
+    Args:
+        members: as for `judge`.
+        released: names of those that passed.
+    """
+    found: list[tuple[float, float, int]] = []
+    for one in (part for member in members if member["member"] in released for part in member["slices"].values()):
+        if one["flips"] is not None and one["n"]:
+            rate, rows = min(float(one["flips"]), _MOST_FLIPS), int(one["n"])
+            found.append((RiskDetector("disagreement", baseline=rate, rows=rows, tolerance=0.0).limit, rate, rows))
+    return max(found)[1:] if found else (None, 0)
 
 
 def too_few_readings(there: Mapping[str, int], cohorts: Sequence[str], policy: LoopPolicy) -> str:

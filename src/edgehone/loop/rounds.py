@@ -28,7 +28,6 @@ from sqlalchemy import Connection, func, insert, select, update
 from edgehone.bundle import said as study_said
 from edgehone.errors import InputError
 from edgehone.fleet import releases, rollouts
-from edgehone.fleet.gates import Limits
 from edgehone.fleet.nodes import ACTIVE
 from edgehone.loop import baseline, gate
 from edgehone.loop import round as machine
@@ -50,12 +49,10 @@ from edgehone.registry.keys import KeyRing, Passphrases
 from edgehone.report.study_file import read as read_study
 from edgehone_agent.bundle import open_bundle
 from edgehone_agent.errors import EdgehoneError, HostError, StateError, TrustError
-from edgehone_agent.watch.risk import RiskDetector
 
 CORE = "core"
 FAMILY = "family:"  # + task: the study that the next round starts from
 MOST_ATTEMPTS = 4
-_MOST_FLIPS = 0.98
 KEPT_FOLDERS = 3  # of rounds that have ended, besides the one whose family is served
 
 
@@ -390,32 +387,13 @@ def _rollout(site: Site, round: Round, now_s: float, workers: Workers, ring: Key
         return replace(round, progress=f"rollout {busy[0].id} of version {busy[0].version} has to end first")
     plan = _policy(round).plan()
     if plan.limits.flip_rate is None:
-        plan = replace(plan, limits=_flips(round, plan.limits))
+        rate, rows = (0.0, 0) if round.kind == "re-baseline" else gate.flips(round.figures, round.members)
+        plan = replace(plan, limits=replace(plan.limits, flip_rate=rate, flip_rows=rows))
     rollouts.start(
         site.database, round.task, round.version or 0, now_s=now_s, actor=CORE, plan=plan, round=round.id,
         id=round.rollout,
     )  # fmt: skip
     return machine.passed(round, "rollout", now_s)
-
-
-def _flips(round: Round, limits: Limits) -> Limits:
-    """The rollout's limits with the share of answers that changes, as it was measured on the members that are released.
-
-    Of old and new data that with the larger bound counts: nobody knows how much of each the field will show. The same
-    model files answer the same.
-    """
-    if round.kind == "re-baseline":
-        return replace(limits, flip_rate=0.0, flip_rows=0)
-    bounds = {}
-    for figure in round.figures:
-        for one in figure["slices"].values() if figure["member"] in round.members else ():
-            if one["flips"] is not None and one["n"]:
-                rate, rows = min(float(one["flips"]), _MOST_FLIPS), int(one["n"])
-                bounds[RiskDetector("disagreement", baseline=rate, rows=rows, tolerance=0.0).limit] = rate, rows
-    if not bounds:
-        return limits
-    rate, rows = bounds[max(bounds)]
-    return replace(limits, flip_rate=rate, flip_rows=rows)
 
 
 def _observe(site: Site, round: Round, now_s: float, workers: Workers, ring: KeyRing | None) -> Round:  # noqa: ARG001

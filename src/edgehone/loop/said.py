@@ -120,14 +120,17 @@ class Heard:
             told = self._waiting.pop(key, None)
             if told is None:
                 continue
-            answered = _answered(found.answer, is_classes=mark.is_classes)
-            captured = Sampled(
-                found.node, found.id, found.digest, found.blob, answered, found.share, found.propensity, found.source,
-                found.licence, found.time_s,
-            )  # fmt: skip
-            votes = self._said.get(key, (captured, []))[1]
-            votes += [_vote(one, answered, mark.labels, is_classes=mark.is_classes) for one in told]
-            self._said[key] = (captured, votes)
+            if key not in self._said:
+                self._said[key] = (_sampled(found, is_classes=mark.is_classes), [])
+            captured, votes = self._said[key]
+            votes += [_vote(one, captured.answered, mark.labels, is_classes=mark.is_classes) for one in told]
+
+
+def _sampled(row: Row[Any], *, is_classes: bool) -> Sampled:
+    return Sampled(
+        row.node, row.id, row.digest, row.blob, _answered(row.answer, is_classes=is_classes), row.share, row.propensity,
+        row.source, row.licence, row.time_s,
+    )  # fmt: skip
 
 
 def _live(task: str) -> Select[Any]:

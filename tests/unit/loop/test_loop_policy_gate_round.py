@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from edgehone.errors import InputError
+from edgehone.fleet import serial
+from edgehone.fleet.orders import load_orders
 from edgehone.loop import round as machine
-from edgehone.loop.gate import judge
+from edgehone.loop.gate import flips, judge, judge_same
 from edgehone.loop.policy import LoopPolicy, list_policies, load_policy, read_policy, save_policy
 from edgehone.loop.round import PHASES, Round
 from edgehone.records.database import Database
@@ -49,12 +51,35 @@ def test_a_policy_comes_back_as_it_was(database: Database) -> None:
         ({"rollout": {"stages": [0.5]}}, "stages"),
         ({"latency_ratio": 0.5}, "latency_ratio"),
         ({"study": ""}, "study"),
+        ({"label_error": 0.51}, "label_error"),
+        ({"node_learning": "everything"}, "node_learning"),
+        ({"node_learning": "statistics", "where": "last-layer"}, "node_learning"),
+        ({"card_readings": 59}, "card_readings"),
+        ({"collect_s": -1}, "collect_s"),
     ],
 )
 def test_what_is_wrong_with_a_policy_is_named(change: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError) as error:
         read_policy("gas", {**LEAST, **change})
     assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "learn"),
+    [
+        ({}, ""),
+        ({"where": "statistics"}, "statistics"),
+        ({"node_learning": "last-layer", "label_error": 0.1}, "last-layer"),
+    ],
+)
+def test_nodes_are_told_their_part_of_a_policy(database: Database, change: dict[str, Any], learn: str) -> None:
+    policy = read_policy("gas", {**LEAST, **change})
+    with database.write() as conn:
+        before = serial.current(conn)
+        save_policy(conn, policy, actor="person:ann", now_s=1.0)
+        assert serial.current(conn) != before
+        told = load_orders(conn)[0]["gas"]
+    assert told == {"learn": learn, "label_error": change.get("label_error", 0.0)}
 
 
 def test_a_field_that_is_missing_is_named() -> None:
@@ -92,6 +117,32 @@ def test_the_gate_by_its_bad_end(change: dict[str, Any], failed: list[str]) -> N
     assert verdict.ok == (not failed) and verdict.why.startswith("int8: ")
 
 
+def test_the_same_model_is_judged_by_its_files_and_its_readings() -> None:
+    policy, same = read_policy("gas", {**LEAST, "card_readings": 100}), {"models/litert/model.tflite": "1" * 64}
+    other = {"models/litert/model.tflite": "2" * 64}
+    for new, contexts, failed in (
+        (same, {"north": 100}, []),
+        (same, {"north": 99}, ["readings"]),
+        (same, {}, ["readings"]),
+        (other, {"north": 100}, ["same model"]),
+        ({}, {"north": 100}, ["same model"]),
+    ):
+        (verdict,) = judge_same({"int8": (new, same)}, ("north",), contexts, policy)
+        assert [check.name for check in verdict.checks if not check.ok] == failed
+
+
+def test_the_rollout_expects_the_flips_of_what_is_released() -> None:
+    def slices(old: tuple[float | None, int], new: tuple[float | None, int]) -> dict[str, Any]:
+        return {"old": {"flips": old[0], "n": old[1]}, "new": {"flips": new[0], "n": new[1]}}
+
+    many = {"member": "int8", "slices": slices((0.02, 1000), (0.2, 400))}
+    failed = {"member": "w22", "slices": slices((0.9, 1000), (0.9, 400))}
+    assert flips([many, failed], ["int8"]) == (0.2, 400)
+    few = {"member": "w30", "slices": slices((0.02, 1000), (0.15, 40))}  # fewer rows: a higher bound
+    assert flips([many, few], ["int8", "w30"]) == (0.15, 40)
+    assert flips([{"member": "r", "slices": slices((None, 9), (None, 9))}], ["r"]) == (None, 0)
+
+
 NEW = Round("0" * 16, "gas", "drift", POLICY.to_json(), "family", 1.0, 1.0, why="because", began="because")
 
 
@@ -126,7 +177,7 @@ def test_it_waits_for_a_person_in_sign_only() -> None:
 
 
 def test_what_is_stored_of_a_round_is_checked() -> None:
-    for change in ({"phase": "party"}, {"state": "odd"}):
+    for change in ({"phase": "party"}, {"state": "odd"}, {"kind": "magic"}):
         with pytest.raises(StateError):
             Round.from_json({**NEW.to_json(), **change})
     with pytest.raises(StateError):
