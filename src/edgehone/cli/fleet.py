@@ -18,6 +18,7 @@ from edgehone.errors import InputError
 if TYPE_CHECKING:
     from edgehone.fleet.rollout import Rollout, RolloutPlan
     from edgehone.records.database import Database
+    from edgehone.service.settings import Place
 
 help = "list the nodes, group them in cohorts, and roll releases out to them"
 examples = (
@@ -32,6 +33,7 @@ examples = (
     "edgehone fleet rollout pause 3f2a --core my-core",
     "edgehone fleet rollout resume 3f2a --core my-core",
     "edgehone fleet rollout abort 3f2a --core my-core --why 'the wrong labels'",
+    "edgehone fleet rollout again 3f2a --core my-core --passphrase-file key.txt",
 )
 
 
@@ -59,6 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         added.add_argument("id", metavar="ID", help="the first characters of its id are enough")
         if name == "abort":
             added.add_argument("--why", default="", metavar="TEXT", help="for the record")
+    again = _verb(steps, "again", "publish what its cohorts had under a higher version, for nodes that cannot go back")
+    again.add_argument("id", metavar="ID", help="a rollout that was given up; the first characters are enough")
+    again.add_argument("--supersede", action="store_true", help="end a rollout that runs there")
+    again.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line opens the task's key")
 
 
 def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -95,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     verbs: dict[str, Callable[[argparse.Namespace, Database], Outcome]] = {
         "list": lambda args, database: _list(args, database, place.settings.interval_s),
         "cohorts": _cohorts,
-        "rollout": _rollout,
+        "rollout": lambda args, database: _rollout(args, database, place),
     }
     with closing(open_database(place.database_url)) as database:
         result, lines = verbs[args.verb](args, database)
@@ -165,13 +171,15 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _rollout(args: argparse.Namespace, database: Database) -> Outcome:
+def _rollout(args: argparse.Namespace, database: Database, place: Place) -> Outcome:
     from edgehone.cli import _fleet_page
     from edgehone.fleet import rollouts
 
     now_s, actor = time.time(), _actor()
     if args.step == "status":
         return _status(args, database)
+    if args.step == "again":
+        return _again(args, database, place)
     if args.step == "start":
         rollout = rollouts.start(
             database, args.task, args.version, now_s=now_s, actor=actor, plan=_plan(args), cohorts=args.cohort,
@@ -183,6 +191,26 @@ def _rollout(args: argparse.Namespace, database: Database) -> Outcome:
         act = rollouts.pause if args.step == "pause" else rollouts.resume
         rollout = act(database, args.id, now_s=now_s, actor=actor)
     return rollout.to_json(), [_fleet_page.rollout_line(rollout.to_json())]
+
+
+def _again(args: argparse.Namespace, database: Database, place: Place) -> Outcome:
+    from edgehone.cli._passphrases import passphrases
+    from edgehone.fleet.again import release_again
+    from edgehone.registry.create import load_anchor
+    from edgehone.registry.keys import KeyRing
+    from edgehone.registry.store import Store
+
+    ring = KeyRing([place.keys], passphrases(args))
+    done = release_again(
+        database, Store(place.registry), ring, args.id, now_s=time.time(), actor=_actor(), anchor=load_anchor(ring),
+        supersede=args.supersede,
+    )  # fmt: skip
+    found = [{"version": one.version, "as_version": one.as_version, "rollout": one.rollout.id} for one in done]
+    lines = [
+        f"version {one.version} is version {one.as_version} as well, and rollout {one.rollout.id} brings it"
+        for one in done
+    ]
+    return {"again": found}, lines
 
 
 def _status(args: argparse.Namespace, database: Database) -> Outcome:

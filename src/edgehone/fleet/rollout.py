@@ -479,7 +479,10 @@ def _settle(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, list
         words = f"every node that is there is off version {rollout.version}"
         return replace(rollout, settled=True), [_event(rollout, now_s, "reverted", words, after_s=since_s)]
     if left and since_s >= rollout.plan.patience_s:
-        words = f"{len(left)} nodes did not go back from version {rollout.version}: publish the old model again"
+        words = (
+            f"{len(left)} nodes did not go back from version {rollout.version}: "
+            f"`edgehone fleet rollout again {rollout.id}` publishes the old model under a higher version"
+        )
         return replace(rollout, settled=True), [_event(rollout, now_s, "stranded", words, nodes=left[:100])]
     return rollout, []
 

@@ -172,6 +172,14 @@ def list_events(conn: Connection, id: str) -> list[Event]:
     return [Event(row.time_s, row.what, row.detail) for row in conn.execute(query)]
 
 
+def note(db: Database, id: str, what: str, detail: Mapping[str, Any], *, now_s: float, actor: str) -> None:
+    """Add to the events of a rollout what somebody did about it, and to the audit."""
+    with db.write() as conn:
+        _write_events(conn, id, [Event(now_s, what, {"actor": actor, **detail})])
+        action = f"rollout.{what.replace(' ', '-')}"
+        audit.record(conn, now_s=now_s, actor=actor, action=action, subject=id, detail=detail)
+
+
 def advance(db: Database, now_s: float, *, online_s: float = ONLINE_S) -> list[Happened]:
     """Take every rollout as far as it can go now. Call it again and again, from one process.
 
