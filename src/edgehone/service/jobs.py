@@ -135,7 +135,11 @@ def core_jobs() -> tuple[Job, ...]:
 
 def advance_rollouts(core: Core, now_s: float) -> None:
     """Take every rollout as far as it can go."""
-    advance(core.database, now_s, online_s=3 * core.place.settings.interval_s)
+    happened = advance(core.database, now_s, online_s=3 * core.place.settings.interval_s)
+    if any(one.event.what == "stranded" for one in happened):
+        from edgehone.service.stranded import bring_home
+
+        bring_home(core, happened, now_s)
 
 
 class Releases:
