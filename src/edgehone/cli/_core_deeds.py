@@ -22,6 +22,7 @@ from edgehone.records.database import Database, open_database
 from edgehone.service import people
 from edgehone.service.settings import FILE, LISTEN, Place, Settings, load_place, write_settings
 from edgehone.units import format_size
+from edgehone_agent.errors import StateError
 
 Outcome = tuple[dict[str, Any], list[str]]
 
@@ -173,11 +174,15 @@ def backup(args: argparse.Namespace) -> Outcome:
     """Save everything of a core, which may be running."""
     from edgehone.records.backup import backup as save
     from edgehone.records.blobs import open_blobs
+    from edgehone.service.families import ROUNDS, saved_files
 
     place = load_place(args.core)
-    files = {**_folders(place), FILE: place.folder / FILE}
+    files = {"ca": place.authority, "keys": place.keys, "registry": place.registry, FILE: place.folder / FILE}
     with _opened(place) as database:
-        made = save(database, open_blobs(place.blobs_url), args.to, now_s=time.time(), files=files)
+        made = save(
+            database, open_blobs(place.blobs_url), args.to, now_s=time.time(), files=files,
+            also=lambda saved: saved_files(saved, place.folder / ROUNDS),
+        )  # fmt: skip
     rows = sum(made.rows.values())
     lines = [
         f"{rows} rows and {made.blobs} blobs ({format_size(made.blob_bytes)}) are in {args.to}",
@@ -193,6 +198,7 @@ def restore(args: argparse.Namespace) -> Outcome:
     from edgehone.records.backup import restore as bring_back
     from edgehone.records.backup_manifest import FILES
     from edgehone.records.blobs import open_blobs
+    from edgehone.service.families import settle_in
 
     folder: Path = args.core
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -202,18 +208,49 @@ def restore(args: argparse.Namespace) -> Outcome:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Place(folder.resolve(), settings)
     made = bring_back(args.backup, place.database_url, open_blobs(place.blobs_url), files=_folders(place))
+    with _opened(place) as database:
+        missing = settle_in(database, place.folder)
     write_settings(place)
     rows = sum(made.rows.values())
-    result = {"core": str(folder), "rows": rows, "blobs": made.blobs, "lost": list(made.lost)}
+    result = {
+        "core": str(folder), "rows": rows, "blobs": made.blobs, "lost": list(made.lost), "missing": missing,
+    }  # fmt: skip
     return result, [
         f"core {folder} has {rows} rows and {made.blobs} blobs",
         "do not run it beside the core that it was copied from: nodes would meet both",
+        *missing,
     ]
 
 
+def clean(args: argparse.Namespace) -> Outcome:
+    """Remove blobs that nothing needs. A running core does so by itself, and is left alone.
+
+    Raises:
+        StateError: the core runs, or its database or blobs cannot be used.
+    """
+    from edgehone.records.blobs import open_blobs
+    from edgehone.service.upkeep import clean as remove
+    from edgehone_agent.lock import take_lock
+
+    place = load_place(args.core)
+    lock = take_lock(place.folder / "run")
+    if lock is None:
+        raise StateError("the core runs: it cleans up once a day", where=str(place.folder), do="stop it, or wait")
+    try:
+        with _opened(place) as database:
+            removed = remove(database, open_blobs(place.blobs_url), now_s=time.time(), actor=_actor())
+    finally:
+        lock.release()
+    line = f"{removed.blobs} blobs that nothing needs are gone ({format_size(removed.size_bytes)})"
+    return {"core": str(place.folder), "removed": removed.blobs, "bytes": removed.size_bytes}, [line]
+
+
 def _folders(place: Place) -> dict[str, Path]:
-    """What a backup holds besides rows and blobs."""
-    return {"ca": place.authority, "keys": place.keys, "registry": place.registry}
+    """What a backup holds besides rows and blobs, and where it goes."""
+    from edgehone.service.families import FAMILIES, ROUNDS, TASKS
+
+    loop = {name: place.folder / name for name in (ROUNDS, FAMILIES, TASKS)}
+    return {"ca": place.authority, "keys": place.keys, "registry": place.registry, **loop}
 
 
 @contextmanager
@@ -277,4 +314,5 @@ VERBS = {
     "person": person,
     "backup": backup,
     "restore": restore,
+    "clean": clean,
 }

@@ -23,6 +23,7 @@ def start(args: argparse.Namespace) -> int:
         EdgehoneError: the folder, an address or the database cannot be used.
     """
     from edgehone.service.serving import serve
+    from edgehone.service.upkeep import Upkeep
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
@@ -38,7 +39,7 @@ def start(args: argparse.Namespace) -> int:
         else:
             print(f"core {place.folder} serves {', '.join(addresses)}; http:// works on this machine", flush=True)
 
-    asyncio.run(serve(place, listen=args.listen, ready=ready, drivers=(_loop,)))
+    asyncio.run(serve(place, listen=args.listen, ready=ready, drivers=(_loop, Upkeep)))
     return 0
 
 

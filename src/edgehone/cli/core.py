@@ -19,6 +19,7 @@ examples = (
     "edgehone core backup my-core core-backup",
     "edgehone core restore core-backup my-core",
     "edgehone core restore core-backup my-core --database postgresql://edgehone@db/edgehone",
+    "edgehone core clean my-core",
 )
 
 
@@ -91,6 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--database", default="", metavar="URL", help="into this database instead of the saved one's URL"
     )
     restore.add_argument("--blobs", default="", metavar="URL", help="into these blobs instead of the saved core's")
+    verb("clean", "remove blobs that nothing needs; a running core does so once a day by itself")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -54,13 +54,15 @@ _NO_FILES: Mapping[str, Path] = {}
 
 def backup(
     database: Database, blobs: Blobs, folder: Path, *, now_s: float, files: Mapping[str, Path] = _NO_FILES,
-    progress: Progress = silent,
+    also: Callable[[Database], Mapping[str, Path]] | None = None, progress: Progress = silent,
 ) -> Backup:  # fmt: skip
     """Save everything in a new folder, while the core works.
 
     Args:
         folder: a new one, or an empty one. It holds secrets when `files` does: only its owner may read it.
         files: name → file or folder to save with it, like {"ca": CORE/ca}.
+        also: gives more of them, found by the rows of the saved database. A name may have folders, like "rounds/ID".
+        progress: told how far it is.
 
     Raises:
         StateError: the folder is not empty, the disk is full, or something cannot be read.
@@ -77,7 +79,7 @@ def backup(
     lost = (lost | named) - set(sizes)
     lines = "".join(f"{digest} {sizes[digest]}\n" for digest in sorted(sizes))
     write_bytes(folder / BLOB_LIST, lines.encode(), mode=0o600)
-    _save_files(files, folder / FILES)
+    _save_files({**files, **_others(folder / DATABASE, also)}, folder / FILES)
     made = Backup(
         made_s=now_s, version=__version__, revision=HEAD, rows=rows, blobs=len(sizes), blob_bytes=sum(sizes.values()),
         lost=tuple(sorted(lost)), files=_measured(folder),
@@ -161,6 +163,16 @@ def _save_database(database: Database, file: Path, progress: Progress) -> None:
         progress("database", 1, 1)
     _check_database(file)
     _settle(file)
+
+
+def _others(file: Path, also: Callable[[Database], Mapping[str, Path]] | None) -> Mapping[str, Path]:
+    """More files to save, by what the saved database says."""
+    if also is None:
+        return _NO_FILES
+    with closing(open_database(sqlite_url(file))) as saved:
+        found = also(saved)
+    _settle(file)
+    return found
 
 
 def _settle(file: Path) -> None:

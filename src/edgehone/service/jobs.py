@@ -3,7 +3,8 @@
 Rules:
 - Each job has a period. Jobs of one core run one after the other in one thread; a long one makes the others late,
   never twice.
-- A job that fails is logged once per failure and tried again at its time. It stops neither the others nor the core.
+- A job that fails is logged once per failure and tried again at its time. It stops neither the others nor the core;
+  nor does a defect, whose traceback is logged: nodes would go on being believed that were revoked since.
 - A job sees the core's clock only.
 """
 
@@ -74,6 +75,8 @@ class Jobs:
             job.run(self._core, now_s)
         except (EdgehoneError, SQLAlchemyError, OSError) as error:
             _LOG.error("%s: %s", job.name, error)
+        except Exception as defect:  # noqa: BLE001  the thread has to go on
+            _LOG.error("%s: a defect of edgehone", job.name, exc_info=defect)
 
 
 class Driver(Protocol):
@@ -118,6 +121,8 @@ class Drive:
                     driver.tick(self._core.clock())
                 except (EdgehoneError, SQLAlchemyError, OSError) as error:
                     _LOG.error("%s", error)
+                except Exception as defect:  # noqa: BLE001  the thread has to go on
+                    _LOG.error("a defect of edgehone", exc_info=defect)
 
 
 def core_jobs() -> tuple[Job, ...]:
