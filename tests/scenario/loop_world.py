@@ -158,6 +158,14 @@ class World:
             if policy is not None:
                 save_policy(conn, replace(policy, **values), actor="test", now_s=self.now_s)
 
+    def policy(self) -> LoopPolicy:
+        """The policy of the task."""
+        with self.site.database.read() as conn:
+            found = load_policy(conn, TASK)
+        if found is None:
+            raise ValueError(TASK)
+        return found
+
     def digest(self) -> str:
         """Of the bundle that the first node serves."""
         with self.site.database.read() as conn:

@@ -11,7 +11,8 @@ from edgehone.cli._fleet_page import moment, table
 def round_line(one: dict[str, Any]) -> str:
     """One round in a line."""
     why = f": {one['why']}" if one["why"] else ""
-    return f"{one['id']}  {one['task']}  {one['state']} in {one['phase']}{why}"
+    kind = "re-baseline " if one.get("kind") == "re-baseline" else ""
+    return f"{one['id']}  {one['task']}  {kind}{one['state']} in {one['phase']}{why}"
 
 
 def progress(one: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ The table, by scope (node, cohort, fleet) and kind (fault, input, output, risk);
         where the others of its cohort are well
     risk alarm, or drift with an audited drop                 retrain
     input drift on one node, no drop                          adapt, where the policy lets nodes learn by themselves
-    drift, too few audited labels to know the risk            collect labels
+    drift, audited labels do not tell yet                     collect labels
     drift of one node of several, audited: risk is flat       nothing
     drift of a cohort or the fleet, audited: risk is flat     re-baseline, do not retrain; where readings are too few
         for that: collect
@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edgehone.fleet.risk_test import LOG_PROOF, log_above
+from edgehone.fleet.risk_test import LOG_PROOF, Count, log_above
 from edgehone.loop.baseline import can_be_named, moved
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.sight import NodeSight, Sight
@@ -150,14 +150,18 @@ def _is_most(some: Sequence[NodeSight], all_: Sequence[NodeSight]) -> bool:
 
 @dataclass(frozen=True)
 class Audit:
-    """What labels of uniformly drawn samples say: "flat", "dropped" or "unknown", with a sentence."""
+    """What labels of uniformly drawn samples say, with a sentence.
+
+    "dropped" and "flat" are both proven: the model errs more than is tolerated, or it does not err more by the policy's
+    `flat_margin`. That no drop is proven yet does not make it flat; then it is "unknown".
+    """
 
     state: Literal["flat", "dropped", "unknown"]
     words: str
 
 
 def audit(sight: Sight, policy: LoopPolicy, nodes: Sequence[NodeSight] = (), *, tests: int = 1) -> Audit:
-    """Whether the model errs more than was measured, by audited labels.
+    """Whether the model errs more than was measured, or does not, by audited labels.
 
     Args:
         sight: what is seen.
@@ -170,22 +174,27 @@ def audit(sight: Sight, policy: LoopPolicy, nodes: Sequence[NodeSight] = (), *, 
         return Audit("unknown", "no measured share of errors to compare with")
     if count.rows < policy.min_audited:
         return Audit("unknown", f"{count.rows} audited labels are there, {policy.min_audited} are needed")
-    limit = min(_limit(measured, sight.labels.classes, policy), 0.999)
     words = f"{count.wrong} of {count.rows} audited answers were wrong, {measured:.1%} was measured"
     if policy.label_error and sight.labels.classes:
         words += f" and {policy.label_error:.0%} of the labels are wrong themselves"
     proof = LOG_PROOF + math.log(max(1, tests))
-    is_proven = count.wrong > limit * count.rows and log_above(count, limit) >= proof
-    return Audit("dropped" if is_proven else "flat", words)
+    limit = _limit(measured, policy.tolerance, sight.labels.classes, policy)
+    if count.wrong > limit * count.rows and log_above(count, limit) >= proof:
+        return Audit("dropped", words)
+    limit = _limit(measured, max(policy.flat_margin, policy.tolerance), sight.labels.classes, policy)
+    right = Count(count.rows, count.rows - count.wrong)
+    if count.wrong < limit * count.rows and log_above(right, 1 - limit) >= proof:
+        return Audit("flat", words)
+    return Audit("unknown", f"{words}, and more labels are needed to tell")
 
 
-def _limit(measured: float, classes: int, policy: LoopPolicy) -> float:
-    """The share of answers that people call wrong while the model errs no more than is tolerated."""
+def _limit(measured: float, tolerance: float, classes: int, policy: LoopPolicy) -> float:
+    """The share of answers that people call wrong while the model errs no more than is tolerated, below 1."""
     known = RiskDetector(
-        "error", baseline=measured, tolerance=policy.tolerance, label_error=policy.label_error if classes else 0.0,
+        "error", baseline=measured, tolerance=tolerance, label_error=policy.label_error if classes else 0.0,
         two_classes=classes == 2,
     )  # fmt: skip
-    return known.limit
+    return min(known.limit, 0.999)
 
 
 def _scopes(kind: Kind, alarmed: Sequence[NodeSight], nodes: Sequence[NodeSight]) -> list[Finding]:

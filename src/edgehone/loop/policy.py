@@ -51,6 +51,7 @@ class LoopPolicy:
         drift_level, risk_level: levels of a node's watch and of its labels that count, 1 to 3 for evidence of 1e3, 1e5,
             1e6.
         tolerance: how far above its measured share of errors a model may err.
+        flat_margin: errors that are shown to be no more than this above the measured share have not risen.
         label_error: share of the labels that are known to be wrong; of classes only.
         min_labels: usable labels that training needs.
         min_labels_per_class: a class with fewer is left out of a dataset version.
@@ -89,6 +90,7 @@ class LoopPolicy:
     drift_level: int = 2
     risk_level: int = 2
     tolerance: float = 0.01
+    flat_margin: float = 0.05
     label_error: float = 0.0
     min_labels: int = 60
     min_labels_per_class: int = 5
@@ -161,7 +163,16 @@ class LoopPolicy:
         return {**asdict(self), "members": list(self.members)}
 
     def _shares(self) -> dict[str, float]:
-        names = ("tolerance", "label_error", "flip_limit", "held_share", "node_share", "annotator_share", "min_trust")
+        names = (
+            "tolerance",
+            "flat_margin",
+            "label_error",
+            "flip_limit",
+            "held_share",
+            "node_share",
+            "annotator_share",
+            "min_trust",
+        )
         return {name: getattr(self, name) for name in (*names, "poison_bound", "poison_margin")}
 
 

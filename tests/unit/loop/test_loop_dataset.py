@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,19 @@ import numpy as np
 import pytest
 from sqlalchemy import insert, select
 
-from edgehone.loop.dataset import HELD, LEARN, Manifest, compose, forget, load, read_manifest, side, store
+from edgehone.loop.dataset import (
+    HELD,
+    LEARN,
+    Manifest,
+    Readings,
+    compose,
+    forget,
+    load,
+    load_contexts,
+    read_manifest,
+    side,
+    store,
+)
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.said import put_aside, read_said
 from edgehone.loop.trust import Settled, Suspect, settle
@@ -91,6 +104,28 @@ def test_a_manifest_of_the_future_is_refused() -> None:
     content = compose(POLICY, LABELS, [one(1)]).to_bytes().replace(b'"schema":1', b'"schema":2')
     with pytest.raises(StateError, match="newer"):
         Manifest.from_bytes(content)
+
+
+def test_readings_of_cohorts_come_back_within_bounds() -> None:
+    blobs = [BLOBS.put(npy(number)) for number in range(50)]
+    other = io.BytesIO()
+    np.save(other, np.zeros(5, np.float32))
+    contexts = {
+        "north": Readings(
+            7.5, (*blobs[:40], "f" * 64, BLOBS.put(other.getvalue()))
+        ),  # one is deleted, one another shape
+        "south": Readings(0.0, tuple(blobs[40:49])),
+    }
+    manifest = replace(compose(POLICY, LABELS, [one(1)]), contexts=contexts)
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest and manifest.counts()["contexts"]["north"] == 42
+    old = json.loads(manifest.to_bytes())
+    del old["contexts"]
+    assert Manifest.from_bytes(json.dumps(old).encode()).contexts == {}  # of an earlier version
+    digest = BLOBS.put(manifest.to_bytes())
+    found = load_contexts(BLOBS, digest, (4,), least=10, most_bytes=1 << 20)
+    assert list(found) == ["north"] and found["north"][:, 0].tolist() == list(range(40))
+    few = load_contexts(BLOBS, digest, (4,), least=5, most_bytes=16 * 2 * 20)["north"]
+    assert len(few) <= 20 and few[0, 0] == 0.0  # evenly over time
 
 
 def fill(database: Database, count: int) -> None:

@@ -27,7 +27,7 @@ def audited(rows: int, wrong: int, **values: Any) -> LabelSight:
     return LabelSight(**{**ENOUGH, "audited": {f"n{number}": Count(rows, wrong) for number in range(1, 9)}, **values})
 
 
-FLAT, DROPPED, UNKNOWN = audited(200, 20), audited(200, 70), audited(1, 1)
+FLAT, DROPPED, UNKNOWN = audited(1000, 100), audited(200, 70), audited(1, 1)
 
 
 def node(number: int, **values: Any) -> NodeSight:
@@ -70,6 +70,7 @@ TABLE = [
     (NORTH, FLAT, {"ended_s": NOW_S - 60}, ("nothing", "cohort", "the next may begin in")),
     (NORTH, FLAT, {"is_running": True}, ("nothing", "cohort", "runs already")),
     (FLEET, UNKNOWN, {}, ("collect", "fleet", "8 audited labels")),
+    (FLEET, audited(10, 1), {}, ("collect", "fleet", "more labels are needed")),  # no drop, and no proof of that
     ([drifted(1, **OUTPUT), *QUIET], FLAT, {}, ("nothing", "node", "errors have not")),
     ([drifted(n, **OUTPUT) for n in range(1, 7)], FLAT, {}, ("re-baseline", "fleet", "answered")),
     (QUIET, LabelSight(**ENOUGH, corrected=200), {}, ("retrain", "task", "200 answers were corrected")),
@@ -131,7 +132,9 @@ def test_nodes_learn_beside_the_core_where_the_policy_says_so(change: dict[str, 
 
 def test_a_re_baseline_beside_a_retraining_is_one_round() -> None:
     nodes = (*[drifted(n, cohort="north") for n in (1, 2)], *[drifted(n, cohort="south") for n in (3, 4)], *QUIET[1:])
-    labels = audited(0, 0, audited={"n1": Count(200, 90), "n2": Count(200, 90), "n3": Count(99, 9), "n4": Count(99, 9)})
+    labels = audited(
+        0, 0, audited={"n1": Count(200, 90), "n2": Count(200, 90), "n3": Count(999, 90), "n4": Count(999, 90)}
+    )
     found = diagnose(Sight("gas", NOW_S, nodes, labels, readings={"north": 400, "south": 400}), POLICY)
     assert [(one.answer, one.cohorts) for one in found] == [("retrain", ("north",)), ("re-baseline", ("south",))]
 
