@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import random
@@ -75,14 +76,15 @@ def run_agent(settings: Settings, *, rng: random.Random | None = None) -> None:
         capture = _open_capture(settings)
         if capture is not None:
             stack.callback(capture.close)
+        identity = load_identity(settings.state) if settings.core.enabled else None
+        own = (settings.learn or None, settings.label_error) if identity is None else None  # else the core is asked
         node = Node(
             settings.state, tasks=settings.tasks, threads=settings.threads, sessions=settings.sessions,
-            watch=settings.watch.enabled, capture=capture, context=settings.context,
+            watch=settings.watch.enabled, capture=capture, context=settings.context, policy=own,
         )  # fmt: skip
         stack.enter_context(node)
         if not node.claim() and node.fault is None:  # another one was quicker
             raise _taken(settings.state, lock_owner(settings.state) or 0)
-        identity = load_identity(settings.state) if settings.core.enabled else None
         if not node.tasks() and identity is None:
             raise ConfigError(
                 "there is no task to serve",
@@ -227,6 +229,8 @@ class Agent:
     def _ready(self, listening: list[str]) -> None:
         self._listening = listening
         self._tell()
+        gc.collect()
+        gc.freeze()  # what is here by now stays: later collections, which stop every answer, need not look at it
 
     async def _keep_up_to_date(self) -> None:
         if self._settings.registry is None and self._link is None:
@@ -332,6 +336,8 @@ class Agent:
         return Uplink(
             self._identity, self._node, self._capture, facts=self._facts, changed=changed,
             renewed=self._is_renewed.set, sends_samples=self._settings.core.samples, rng=self._rng,
+            tasks=self._settings.tasks, takes_any_task=self._settings.core.tasks == "any",
+            learn=self._settings.learn or None, label_error=self._settings.label_error,
         )  # fmt: skip
 
     def _wait(self, seconds: float) -> None:

@@ -78,11 +78,14 @@ class CoreSettings:
         enabled: listen to it; false for a node that goes on by itself.
         samples: send captured readings up when the core wants some. Feedback and evidence go up in any case.
         shadow_share: the most of one CPU core that a release may take that answers unseen, 0 to 1.
+        tasks: "named": only tasks that the settings or the enrolment name, and any where they name none; "any": what
+            the core names besides, too.
     """
 
     enabled: bool = True
     samples: bool = True
     shadow_share: float = 0.2
+    tasks: Literal["named", "any"] = "named"
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class Settings:
         log_level: "debug", "info", "warning" or "error".
         context: whose drift reference the watch uses where a bundle has several, such as a site; the core may name
             another.
+        learn: what the node may learn by itself, see `edgehone_agent.learn`; the core's word counts over it.
+        label_error: share of the labels that is known to be wrong, 0 to 0.5; the core's word counts over it, too.
     """
 
     registry: str | None = None
@@ -138,6 +143,8 @@ class Settings:
     log: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     context: str | None = None
+    learn: Literal["", "statistics", "last-layer"] = ""
+    label_error: float = 0.0
     serve: ServeSettings = field(default_factory=ServeSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)
@@ -285,6 +292,10 @@ def _check(settings: Settings) -> None:
     if not 0 < settings.core.shadow_share <= 1:
         raise ConfigError(
             f"{settings.core.shadow_share} is no share", where="core.shadow_share", do="give more than 0, up to 1"
+        )
+    if not 0 <= settings.label_error <= 0.5:
+        raise ConfigError(
+            f"{settings.label_error} is no share of wrong labels", where="label_error", do="give 0 to 0.5"
         )
     _all_or_none(settings, ("registry_cert", "registry_key"), "")
     _all_or_none(settings.serve, ("cert", "key", "client_ca"), "serve.")

@@ -64,6 +64,8 @@ class Node:
         watch: follow the answers of bundles that have a card.
         capture: keeps samples and feedback; the node does not close it.
         context: of all tasks, see `set_context`.
+        policy: of all tasks, see `set_policy`: what they may learn here, and the share of wrong labels; None while
+            nobody has said.
         clock: Unix time.
         monotonic: seconds that never go back.
 
@@ -81,6 +83,7 @@ class Node:
         watch: bool = True,
         capture: Capture | None = None,
         context: str | None = None,
+        policy: tuple[Kind | None, float] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +99,7 @@ class Node:
             self._lock = take_lock(self.state)
         except StateError as error:
             self.fault = str(error)
-        self._threads, self._sessions, self._context = threads, sessions, context
+        self._threads, self._sessions, self._context, self._policy = threads, sessions, context, policy
         self._tasks: dict[str, Task] = {}
         self._live: dict[str | None, Live] = {}
         for name in tuple(tasks) or task_names(self.state):
@@ -421,6 +424,8 @@ class Node:
         )  # fmt: skip
         task = Task(name, slots)
         task.context = self._context
+        if self._policy is not None:
+            task.is_told, (task.learn, task.label_error) = True, self._policy
         return task
 
     def _drop_shadow(self, task: Task) -> None:

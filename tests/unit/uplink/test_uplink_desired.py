@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from edgehone_agent.errors import UnfitError
+from edgehone_agent.errors import InputError, UnfitError
 from edgehone_agent.fit import NodeFacts
 from edgehone_agent.slot_rules import Failure, Placed, SlotState, Trial
 from edgehone_agent.updates import plan_shadow, plan_wanted
 from edgehone_agent.uplink.beat import compose, news, next_wait_s
-from edgehone_agent.uplink.desired import PATIENCE, Mind, hear, load_mind, save_mind
+from edgehone_agent.uplink.desired import PATIENCE, Mind, hear, learning_of, load_mind, save_mind
 from edgehone_agent.verify import Delta, Release
 from edgehone_agent.wire.manifest import Fit
-from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, Labelled, read, write
+from edgehone_agent.wire.uplink import Desired, Heartbeat, HeartbeatAnswer, Labelled, Learning, read, write
 
 FACTS = NodeFacts("x86_64", ("litert",), 10**9)
 
@@ -156,3 +156,32 @@ def test_a_status_becomes_a_heartbeat_that_the_core_reads() -> None:
     assert told.tasks["new"].digest is None and told.floors == {"digits": 3} and told.flags[0] == "a"
     moved = {**status, "tasks": {**status["tasks"], "digits": {**task, "watch": {"level": 3}}}}
     assert news(status) != news(moved) and news(status) == news({**status, "fault": None})
+
+
+def test_what_a_node_learns_goes_out_with_the_heartbeat_and_an_old_core_passes_it_over() -> None:
+    empty = {"ready": False, "fault": None, "failed": [], "trial": None, "swaps": 0, "roll_backs": 0}
+    told = {"kind": "statistics", "rows": 64, "state": "active", "why": "gain 2", "fault": None, "judged": {"rows": 0}}
+    status = {"fault": None, "tasks": {"digits": empty | {"learn": told}, "other": empty}}
+    beat = compose(status, nonce=None, now_s=5.0, facts=FACTS, floors={}, disk_free_bytes=None)
+    found = read(Heartbeat, write(beat)).tasks
+    assert found["digits"].learn == Learning("statistics", 64, "active", "gain 2") and found["other"].learn is None
+    dropped = {**status, "tasks": {**status["tasks"], "digits": empty | {"learn": told | {"state": "dropped"}}}}
+    assert news(status) != news(dropped)
+    with pytest.raises(InputError, match="state"):
+        read(Heartbeat, write(beat).replace(b'"active"', b'"odd"'))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, ("statistics", 0.1)), ({"learn": ""}, (None, 0.1)),
+        ({"learn": "last-layer", "label_error": 0}, ("last-layer", 0)),
+        ({"learn": "a newer way", "label_error": 0.2}, (None, 0.2)),
+        ({"learn": 7, "label_error": True}, ("statistics", 0.1)),
+        ({"label_error": 0.6}, ("statistics", 0.1)), ({"label_error": float("nan")}, ("statistics", 0.1)),
+    ],
+)  # fmt: skip
+def test_the_core_says_what_to_learn_and_the_settings_where_it_is_silent(
+    policy: dict[str, Any], expected: tuple[str | None, float]
+) -> None:
+    assert learning_of(policy, "statistics", 0.1) == expected

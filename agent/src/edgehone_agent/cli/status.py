@@ -126,6 +126,9 @@ def _explain(name: str, task: dict[str, Any], update: dict[str, Any]) -> None:
     """What is to be said about a task beyond its row."""
     lines = [] if not task.get("fault") else [task["fault"]]
     lines += [f"version {failed['version']} is not tried again: {failed['why']}" for failed in task["failed"][-3:]]
+    learn = task.get("learn")
+    if learn:
+        lines.append(f"learns {learn['kind']}: {learn['state']}, {learn['why']}")
     lines += [flag["text"] for flag in update.get("flags", ())]
     lines += [update[key] for key in ("error", "did") if update.get(key)]
     for line in lines:

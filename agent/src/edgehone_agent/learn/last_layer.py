@@ -151,8 +151,8 @@ def fit(rows: Sequence[Row], *, probabilities: bool, before: Head | None = None,
 
 
 def is_worth(gained: int, lost: int) -> bool:
-    """Whether so many better and worse answers are hardly chance: 2.5 standard errors, and four at least."""
-    return gained - lost >= max(4.0, 2.5 * float(np.sqrt(gained + lost)))
+    """Whether so many better and worse answers are hardly chance: 2.5 standard errors, so 7 where none is worse."""
+    return gained > lost and gained - lost >= 2.5 * float(np.sqrt(gained + lost))
 
 
 class _Problem:

@@ -45,11 +45,13 @@ class Reference:
     Attributes:
         origins: what is measured of a reading, each a column or, of features and planes, several.
         center, spread: (G,) of features, of planes, or of the whole.
+        rows: how many validation rows these come from.
     """
 
     origins: tuple[Origin, ...]
     center: Floats
     spread: Floats
+    rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +95,14 @@ def reference_of(card: Card) -> Reference | str:
     """What a card says of readings, or in words why it says too little."""
     at = {channel: place for place, channel in enumerate((c.origin, c.index) for c in card.channels)}
 
+    rows = max(1, card.rows // 2)  # a card counts two thirds of its rows; the others placed the edges
+
     def edges(origin: Origin) -> Floats:
         return card.edges[[place for (of, _), place in at.items() if of is origin]].astype(np.float64)
 
     if Origin.FEATURE in {origin for origin, _ in at}:
         found = edges(Origin.FEATURE)
-        return Reference((Origin.FEATURE,), found[:, _MIDDLE], found[:, _HIGH] - found[:, _LOW])
+        return Reference((Origin.FEATURE,), found[:, _MIDDLE], found[:, _HIGH] - found[:, _LOW], rows)
     if (Origin.SPREAD, 0) not in at or (Origin.MEAN, 0) not in at:
         return "the card does not say how readings are spread"
     place = Origin.PLANE if (Origin.PLANE, 0) in at else Origin.MEAN
@@ -106,7 +110,7 @@ def reference_of(card: Card) -> Reference | str:
     spread = np.repeat(edges(Origin.SPREAD)[:, _MIDDLE], len(center))
     if not (spread > 0).all():
         return "readings had no spread on validation data"
-    return Reference((Origin.SPREAD, place), center, spread)
+    return Reference((Origin.SPREAD, place), center, spread, rows)
 
 
 def measure(x: Array, reference: Reference) -> Array:
@@ -126,15 +130,16 @@ def estimate(measured: NDArray[Any], reference: Reference) -> Scale | str:
         return f"{rows} of {MIN_ROWS} readings"
     low, middle, high = np.quantile(measured.astype(np.float64), (0.25, 0.5, 0.75), axis=0)
     quartiles = high - low
+    root = (1 / rows + 1 / reference.rows) ** -0.5  # of the rows that a difference to the card rests on
     if reference.origins[0] is Origin.FEATURE:
         center, spread = middle, quartiles
-        unsure = np.full(len(center), _QUARTILES_ERROR / np.sqrt(rows))
-        center_error = _MEDIAN_ERROR * quartiles / np.sqrt(rows)
+        unsure = np.full(len(center), _QUARTILES_ERROR / root)
+        center_error = _MEDIAN_ERROR * quartiles / root
         counts = reference.spread > 0  # a feature that never varied says nothing about its gain
     else:
         center, spread = middle[1:], np.repeat(middle[0], len(middle) - 1)
-        unsure = _MEDIAN_ERROR * np.repeat(quartiles[0], len(center)) / np.maximum(spread, 1e-30) / np.sqrt(rows)
-        center_error = _MEDIAN_ERROR * quartiles[1:] / np.sqrt(rows)
+        unsure = _MEDIAN_ERROR * np.repeat(quartiles[0], len(center)) / np.maximum(spread, 1e-30) / root
+        center_error = _MEDIAN_ERROR * quartiles[1:] / root
         counts = np.ones(len(center), bool)
     width = np.where(counts, reference.spread, 1.0)
     if (counts & (spread < _LEAST_SPREAD * width)).any():

@@ -12,7 +12,16 @@ from typing import Any
 
 from edgehone_agent.fit import NodeFacts
 from edgehone_agent.wire._uplink_task import MAX_FAILED, MEMBER
-from edgehone_agent.wire.uplink import MAX_BEAT_BYTES, Failed, Heartbeat, Labelled, ShadowStatus, TaskStatus, write
+from edgehone_agent.wire.uplink import (
+    MAX_BEAT_BYTES,
+    Failed,
+    Heartbeat,
+    Labelled,
+    Learning,
+    ShadowStatus,
+    TaskStatus,
+    write,
+)
 
 _JITTER = 0.2
 _FIRST_RETRY = 1 / 12  # of the interval, after the first failure
@@ -72,7 +81,7 @@ def task_status(told: Mapping[str, Any]) -> TaskStatus:
         predictions=told.get("predictions", 0), swaps=told["swaps"], roll_backs=told["roll_backs"],
         crashes=trial.get("deaths", 0), failed=tuple(failed),
         labelled=Labelled(sum(row["rows"] for row in rows), sum(row["wrong"] for row in rows)) if rows else None,
-        shadow=_shadow(told.get("shadow")),
+        shadow=_shadow(told.get("shadow")), learn=_learn(told.get("learn")),
     )  # fmt: skip
 
 
@@ -85,6 +94,10 @@ def _shadow(told: Mapping[str, Any] | None) -> ShadowStatus | None:
         latency_us=told["latency_us"], fault=_text(told["fault"]),
         labelled=None if labelled is None else Labelled(**labelled),
     )  # fmt: skip
+
+
+def _learn(told: Mapping[str, Any] | None) -> Learning | None:
+    return None if told is None else Learning(told["kind"], told["rows"], told["state"], _text(told["why"]))
 
 
 def _text(text: Any) -> Any:
@@ -117,6 +130,7 @@ def news(status: Mapping[str, Any]) -> tuple[Any, ...]:
             (told.get("risk") or {}).get("level"),
             (told.get("shadow") or {}).get("digest"),
             (told.get("shadow") or {}).get("fault"),
+            (told.get("learn") or {}).get("state"),
         )
         for name, told in status["tasks"].items()
     )

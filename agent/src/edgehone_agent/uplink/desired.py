@@ -19,6 +19,7 @@ from typing import Any
 
 from edgehone_agent import durable
 from edgehone_agent.errors import BundleError, InputError
+from edgehone_agent.learn import KINDS, Kind
 from edgehone_agent.wire.uplink import Desired, HeartbeatAnswer, Wants, read, write
 
 PATIENCE = 3
@@ -104,6 +105,21 @@ def hear(mind: Mind, answer: HeartbeatAnswer) -> Heard:
 
 def _differ(before: Desired | None, now: Desired) -> bool:
     return before is None or replace(before, serial=0, rollout=None) != replace(now, serial=0, rollout=None)
+
+
+def learning_of(policy: Mapping[str, Any], learn: Kind | None, label_error: float) -> tuple[Kind | None, float]:
+    """What a task may learn on the node, and the share of wrong labels. Pure.
+
+    Args:
+        policy: what the core says of the task; a word that this version does not know is none.
+        learn, label_error: of the node's settings, which count where the core says nothing.
+    """
+    word, share = policy.get("learn"), policy.get("label_error")
+    if isinstance(word, str):
+        learn = next((kind for kind in KINDS if kind == word), None)
+    if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 0.5:
+        label_error = float(share)
+    return learn, label_error
 
 
 def load_mind(file: Path) -> Mind:

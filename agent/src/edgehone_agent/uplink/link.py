@@ -22,14 +22,14 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgehone_agent._floors import FloorStore
 from edgehone_agent.errors import BusyError, EdgehoneError, StateError
 from edgehone_agent.uplink.beat import compose, news, next_wait_s
 from edgehone_agent.uplink.client import CoreClient, trusting
-from edgehone_agent.uplink.desired import Mind, hear, load_mind, save_mind, told
+from edgehone_agent.uplink.desired import Mind, hear, learning_of, load_mind, save_mind, told
 from edgehone_agent.uplink.enrol import renew
 from edgehone_agent.uplink.identity import Identity, is_renewal_due, life
 from edgehone_agent.uplink.upload import Uploads
@@ -38,6 +38,7 @@ from edgehone_agent.wire.uplink import HeartbeatAnswer, read, write
 if TYPE_CHECKING:
     from edgehone_agent.capture import Capture
     from edgehone_agent.fit import NodeFacts
+    from edgehone_agent.learn import Kind
     from edgehone_agent.node import Node
     from edgehone_agent.wire.uplink import Desired
 
@@ -64,6 +65,10 @@ class Uplink:
         changed: called when the core wants something else; from this link's thread.
         renewed: called when the node has another certificate.
         sends_samples: whether readings may leave the node.
+        tasks: that the node's settings name.
+        takes_any_task: serve what the core names besides those tasks and those of the enrolment. Where neither names
+            one, any is served in any case.
+        learn, label_error: what the node's settings say of learning; the core's word counts over theirs.
         rng: for jitter.
         clock: Unix time.
     """
@@ -78,6 +83,10 @@ class Uplink:
         changed: Callable[[], None] = lambda: None,
         renewed: Callable[[], None] = lambda: None,
         sends_samples: bool = True,
+        tasks: Sequence[str] = (),
+        takes_any_task: bool = False,
+        learn: Kind | None = None,
+        label_error: float = 0.0,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -85,6 +94,9 @@ class Uplink:
         self.mind: Mind = load_mind(identity.mind_file)
         self._node, self._capture, self._facts = node, capture, facts
         self._changed, self._renewed, self._sends_samples = changed, renewed, sends_samples
+        named = {*tasks, *identity.tasks}
+        self._named = None if takes_any_task or not named else named | set(node.tasks())
+        self._learn, self._label_error = learn, label_error
         self._rng, self._clock = rng or random.Random(), clock
         self._behind_s = 0.0  # this clock, compared with the core's
         self._stop, self._look = threading.Event(), threading.Event()
@@ -227,12 +239,19 @@ class Uplink:
 
     def _take_up(self) -> None:
         """Serve the tasks that the core names, each with the drift reference of its context."""
+        passed_over = [task for task in self.mind.desired if self._named is not None and task not in self._named]
+        self._flag("task_not_named", bool(passed_over), f"the core names {', '.join(passed_over)}: see core.tasks")
         for task in (*self.identity.tasks, *self.mind.desired):
-            self._node.add_task(task)
-        for task, policy in self.mind.policy.items():
+            if task not in passed_over:
+                self._node.add_task(task)
+        is_sick = self.mind.answer is not None and self.mind.answer.node_state == "quarantined"
+        for task in self._node.tasks():
+            policy = self.mind.policy.get(task, {})
             context = policy.get("context")
-            if isinstance(context, str) and task in self._node.tasks():
+            if isinstance(context, str):
                 self._node.set_context(task, context)
+            learn, label_error = learning_of(policy, self._learn, self._label_error)
+            self._node.set_policy(task, learn=None if is_sick else learn, label_error=label_error)
 
     def _open(self) -> CoreClient:
         if self._client is None:

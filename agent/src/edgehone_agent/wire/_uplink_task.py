@@ -21,6 +21,7 @@ HIGHEST = (1 << 53) - 1  # whole numbers that every JSON reader keeps
 TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+_LEARNING = ("active", "waiting", "dropped")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
@@ -101,6 +102,32 @@ class ShadowStatus:
 
 
 @dataclass(frozen=True)
+class Learning:
+    """What a node learns by itself, because its policy says so; see `edgehone_agent.learn`.
+
+    Attributes:
+        kind: "statistics" or "last-layer"; a name that this version does not know is taken as it is.
+        rows: readings or labels that it rests on.
+        state: "active" (it answers), "waiting", or "dropped" (it answered worse).
+        why: for people.
+    """
+
+    kind: str
+    rows: int = 0
+    state: str = "waiting"
+    why: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> Learning:
+        """Read one; raises BundleError."""
+        fields = Fields(data, "learn")
+        state = fields.text("state", longest=20)
+        if state not in _LEARNING:
+            raise fields.refuse("state", f"is none of {', '.join(_LEARNING)}")
+        return cls(fields.text("kind", longest=40), fields.whole("rows", 0, HIGHEST, 0), state, prose(fields, "why"))
+
+
+@dataclass(frozen=True)
 class TaskStatus:
     """One task of a node.
 
@@ -115,6 +142,7 @@ class TaskStatus:
         failed: bundles that the node went back from.
         labelled: labels about the answers of the model that answers.
         shadow: the release that answers beside it, if any.
+        learn: what the node learns of this task by itself; None when its policy lets it learn nothing.
     """
 
     digest: str | None = None
@@ -133,6 +161,7 @@ class TaskStatus:
     failed: tuple[Failed, ...] = ()
     labelled: Labelled | None = None
     shadow: ShadowStatus | None = None
+    learn: Learning | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field. By hand: `asdict` takes ten times as long, and a core does this for all."""
@@ -142,6 +171,7 @@ class TaskStatus:
             "failed": [dict(failed.__dict__) for failed in self.failed],
             "labelled": _plain(self.labelled),
             "shadow": None if shadow is None else {**shadow.__dict__, "labelled": _plain(shadow.labelled)},
+            "learn": None if self.learn is None else dict(self.learn.__dict__),
         }
 
     @classmethod
@@ -167,6 +197,7 @@ class TaskStatus:
             failed=tuple(map(Failed.from_json, fields.items("failed", [], most=MAX_FAILED))),
             labelled=None if get.get("labelled") is None else Labelled.from_json(get["labelled"]),
             shadow=None if get.get("shadow") is None else ShadowStatus.from_json(get["shadow"]),
+            learn=None if get.get("learn") is None else Learning.from_json(get["learn"]),
         )
 
 
