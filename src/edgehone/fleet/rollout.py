@@ -479,10 +479,9 @@ def _settle(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, list
         words = f"every node that is there is off version {rollout.version}"
         return replace(rollout, settled=True), [_event(rollout, now_s, "reverted", words, after_s=since_s)]
     if left and since_s >= rollout.plan.patience_s:
-        words = (
-            f"{len(left)} nodes did not go back from version {rollout.version}: "
-            f"`edgehone fleet rollout again {rollout.id}` publishes the old model under a higher version"
-        )
+        words = f"{len(left)} nodes did not go back from version {rollout.version}"
+        if any(version is not None for version in rollout.before.values()):
+            words += f": `edgehone fleet rollout again {rollout.id}` publishes the old model under a higher version"
         return replace(rollout, settled=True), [_event(rollout, now_s, "stranded", words, nodes=left[:100])]
     return rollout, []
 

@@ -16,7 +16,7 @@ from edgehone.registry.create import load_anchor
 from edgehone.registry.keys import KeyRing, Passphrases
 from edgehone.registry.store import Store
 from edgehone.service.core import Core
-from edgehone_agent.errors import EdgehoneError
+from edgehone_agent.errors import EdgehoneError, TrustError
 
 _LOG = logging.getLogger("edgehone.core")
 
@@ -38,13 +38,12 @@ def _bring_home(core: Core, rollout: str, now_s: float) -> None:
         store, anchor = Store(core.place.registry), load_anchor(ring)
         done = release_again(core.database, store, ring, rollout, now_s=now_s, actor=CORE, anchor=anchor)
     except EdgehoneError as error:
-        words = f"this core cannot publish it again by itself: {error.what}"
-        do = f"edgehone fleet rollout again {rollout} --core {core.place.folder.name}"
-        _LOG.warning("nodes are stranded after rollout %s; %s; run: %s", rollout, words, do)
-        rollouts.note(
-            core.database, rollout, "not released again", {"words": f"{words}; run `{do}`", "do": do}, now_s=now_s,
-            actor=CORE,
-        )  # fmt: skip
+        words, do = f"this core cannot publish the old model by itself: {error.what}", error.do
+        if isinstance(error, TrustError) or "passphrase" in error.what:  # a person who has the key can
+            do = f"run `edgehone fleet rollout again {rollout} --core {core.place.folder.name}`"
+        _LOG.warning("nodes are stranded after rollout %s; %s; %s", rollout, words, do)
+        detail = {"words": f"{words}; {do}", "do": do}
+        rollouts.note(core.database, rollout, "not released again", detail, now_s=now_s, actor=CORE)
         return
     for one in done:
         _LOG.info("version %d is published again as version %d", one.version, one.as_version)
