@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import subprocess
 import sys
@@ -19,9 +18,7 @@ from loop_world import TASK, World, prepare_world
 from edgehone.errors import InputError
 from edgehone.fleet.lineage import lineage
 from edgehone.loop.rounds import abort, approve, list_rounds
-from edgehone.loop.tick import LOOK_S
-from edgehone.records.tables import dataset, decision, release, rollout
-from edgehone.records.tables import round as round_table
+from edgehone.records.tables import dataset, release, rollout
 
 pytestmark = pytest.mark.slow
 WAIT_S = 120.0
@@ -50,15 +47,6 @@ def make(prepared: Path, tmp_path: Path) -> Iterator[Callable[..., World]]:
         one.close()
 
 
-def _ticks(world: World, count: int) -> int:
-    """Look at the task so often; the memory of this process afterwards, in bytes."""
-    for _ in range(count):
-        world.now_s += LOOK_S
-        world.loop.tick(world.now_s)
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def drive(world: World, last: str = "") -> None:
     """Tick and beat until a round has ended that is newer than the last one."""
     end_s = time.monotonic() + WAIT_S
@@ -71,38 +59,6 @@ def drive(world: World, last: str = "") -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"not over in time: {world.round()}")
-
-
-def test_three_rounds(make: Callable[..., World]) -> None:
-    world, last = make(policy={"corrections": 5}), ""
-    for shift, asked, state in ((1.2, 0.5, "done"), (0.6, 60.0, "refused"), (-2.0, 0.5, "done")):
-        world.set_policy(least_gain_pp=asked)
-        world.see(shift)
-        before = world.accuracy(shift)
-        drive(world, last)
-        found = world.round()
-        last = found.id
-        assert found.state == state and found.why, found.why
-        if state == "done":
-            assert world.accuracy(shift) > before
-        else:  # it would have to gain more than can be had, and that is said
-            assert "new data" in found.why and "60 pp" in found.why
-        world.now_s += 3600.0
-    with world.site.database.read() as conn:
-        rounds = conn.execute(select(round_table).order_by(round_table.c.started_s)).all()
-        assert [row.state for row in rounds] == ["done", "refused", "done"]
-        versions = conn.execute(select(release.c.version, release.c.round).order_by(release.c.version)).all()
-        assert [row.version for row in versions] == [1, 2, 3]
-        stints = lineage(conn, world.names[0])
-        answers = conn.execute(select(decision.c.answer, decision.c.round)).all()
-    assert stints.node == world.names[0]
-    grown = [_ticks(world, 40) for _ in range(3)]
-    assert grown[-1] - grown[0] < 1 << 20, grown
-    assert "re-baseline" in {
-        row.answer for row in answers
-    }  # the second time errors had not risen; people had corrected
-    assert sum(row.answer == "retrain" and row.round is not None for row in answers) >= 3
-    assert rounds[0].task == TASK
 
 
 DRIVER = """
