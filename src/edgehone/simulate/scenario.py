@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Scenario:
 
     Attributes:
         name, about: for people.
-        task: a built-in name or a task file.
+        task: a built-in name or a task file; one beside the scenario's own file is found by its name alone.
         nodes: how many.
         cohorts: names; node n belongs to the cohort n modulo their number.
         rows_per_s: readings of each node.
@@ -132,7 +132,9 @@ def load_scenario(spec: str) -> Scenario:
         data = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the scenario cannot be read: {error}", where=spec, do="give a TOML file") from error
-    return read_scenario(data, spec)
+    found = read_scenario(data, spec)
+    beside = path.parent / found.task
+    return replace(found, task=str(beside)) if found.task.endswith(".py") and beside.is_file() else found
 
 
 def read_scenario(data: Mapping[str, Any], where: str = "scenario") -> Scenario:
