@@ -74,6 +74,18 @@ def test_it_goes_on_from_there_and_its_recipe_does_not_grow(
     assert recipes[0] == recipes[1]
 
 
+def test_a_family_for_a_profile_of_ones_own_is_refreshed_without_the_file(
+    small_task: Path, field: FieldData, tmp_path: Path
+) -> None:
+    profile = tmp_path / "my_gateway.toml"
+    profile.write_text((Path(edgehone.__file__).parent / "devices/raspberry_pi_4.toml").read_text())
+    edgehone.optimize(str(small_task), members=1, device=str(profile), output=tmp_path / "family")
+    profile.unlink()
+    once = refresh(tmp_path / "family", str(small_task), field, tmp_path / "1", settings=QUICK)
+    twice = refresh(once.folder, str(small_task), field, tmp_path / "2", settings=QUICK)
+    assert read(twice.folder).device["name"] == "my-gateway" == read(tmp_path / "family").device["name"]
+
+
 def test_a_refresh_that_was_killed_goes_on(first: Result, family: Path, small_task: Path, field: FieldData) -> None:
     """What is finished is not learnt again: the files are the same, byte by byte."""
     files = {file: file.read_bytes() for file in sorted(first.folder.rglob("model.*"))}

@@ -207,7 +207,10 @@ def _run(
     versions = [teach.member(found, before, original) for found in chosen.values()]
     base = Version(ORIGINAL, None, original.graph, curve=original.curve)
     machine = describe_machine()
-    target = Target(load_device(str(record.device["name"])), place(machine))
+    profile = before.device(str(record.device["name"]))
+    if profile.endswith(".toml"):
+        workspace.keep_device(Path(profile))
+    target = Target(load_device(profile), place(machine))
     first, made, noise = finish(base, versions, judge, target, workspace, Budget(**record.budget), progress)
     result = replace(
         record,

@@ -166,6 +166,8 @@ def _run(task: Task, device: str, settings: Settings, folder: Path, resume: bool
     prepared = prepare(task, settings.seed)
     identity = _identity(prepared, device, settings)
     workspace = open_workspace(folder, identity, resume=resume)
+    if device.endswith(".toml"):
+        workspace.keep_device(Path(device))
     judge = Judge(prepared)
     clock.lap("prepare")
     original = original_network(prepared, judge, workspace, settings.seed, progress)

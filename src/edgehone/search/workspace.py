@@ -9,6 +9,7 @@ Rules:
     .work/study.json                                          whose folder this is
     .work/STEP.json  .work/STEP.npz                           finished steps
     .work/STEP.checkpoint.npz                                 training under way
+    .work/device/NAME.toml                                    the device profile, where it was a file of the user's own
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgehone.errors import OutputFolderError
 from edgehone.graph.files import load_graph, save_graph
 from edgehone.graph.ir import Graph
 
-_WORK = ".work"
+_WORK, _DEVICE = ".work", "device"
 
 
 class Workspace:
@@ -58,6 +59,15 @@ class Workspace:
     def checkpoint(self, step: str) -> Path:
         """Where training of a step keeps its state."""
         return self.work / f"{step}.checkpoint.npz"
+
+    def keep_device(self, profile: Path) -> None:
+        """Keep a device profile of the user's own: a later refresh needs it, wherever the file is by then."""
+        self.put(f"{_WORK}/{_DEVICE}/{profile.name}", profile.read_bytes())
+
+    def device(self, name: str) -> str:
+        """What `devices.load_device` knows the study's device by: the profile that was kept, else its name."""
+        kept = sorted((self.work / _DEVICE).glob("*.toml"))
+        return str(kept[0]) if kept else name
 
     def put(self, path: str, content: bytes) -> Path:
         """Write a result file, whole or not at all, and return its full path."""
