@@ -29,7 +29,7 @@ from edgehone.simulate.scenario import Annotator, Phase, Scenario
 from edgehone.simulate.story import Story
 
 NORMAL_ROWS, LIGHT_LOST = 400, 0.9
-SETTLE_S, AFTER_S, LIMIT_S = 2.0, 12.0, 240.0
+SETTLE_S, AFTER_S, LIMIT_S = 2.0, 12.0, 420.0
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ _FIRST = RolloutPlan(shadow_rows=0, stages=(1.0,), soak_s=1.0, patience_s=20.0)
 _CAREFUL = {"shadow_rows": 40, "shadow_s": 20.0, "soak_s": 4.0, "patience_s": 20.0, "stages": [1.0]}
 _POLICY: dict[str, Any] = {
     "approve": "auto", "min_labels": 600, "min_labels_per_class": 3, "cool_down_s": 60.0, "corrections": 0,
-    "epochs": 3.0, "flip_limit": 0.1, "rollout": _CAREFUL,
+    "epochs": 3.0, "label_error": 0.1, "flip_limit": 0.1, "rollout": _CAREFUL,
 }  # fmt: skip
 
 
