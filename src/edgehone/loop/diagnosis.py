@@ -17,9 +17,10 @@ Guards, whatever the reason for a round:
     a round runs, cool-down, the week's budget                nothing, for now
     too few usable labels to retrain                          collect
 
-A round that a person asks for waits for no cool-down and counts in no budget. What is audited is the nodes that drift,
-since they do: a cohort that got worse must not hide behind a fleet that did not. Labels that are known to be wrong now
-and then (`label_error`) are counted in; see `edgehone_agent.watch.risk`.
+A round that a person asks for waits for no cool-down and counts in no budget, and none that trains waits because of one
+that did not. What is audited is the nodes that drift, since they do: a cohort that got worse must not hide behind a fleet
+that did not. Labels that are known to be wrong now and then (`label_error`) are counted in; see
+`edgehone_agent.watch.risk`.
 """
 
 from __future__ import annotations
@@ -264,7 +265,7 @@ def _re_baseline(answer: Any, why: str, finding: Finding, sight: Sight, policy: 
         found = answer("nothing", f"{why}; a bundle can hold no reference {called}")
     elif not enough:
         found = answer("collect", f"{why}; {short}", named)
-    elif blocked := _blocked(sight, policy):
+    elif blocked := _blocked(sight, policy, last_s=max(_known(sight.ended_s, sight.rebased_s), default=None)):
         found = answer("nothing", f"{why}; {blocked}")
     else:
         what = "the new normal needs no new model, but a reference of its own"
@@ -285,7 +286,7 @@ def _about_task(trigger: Trigger, sight: Sight, policy: LoopPolicy) -> Diagnosis
 def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_asked: bool = False) -> Diagnosis:
     """Retrain, if every guard lets it."""
     found: Diagnosis
-    blocked = _blocked(sight, policy, is_asked=is_asked)
+    blocked = _blocked(sight, policy, last_s=sight.ended_s, is_asked=is_asked)
     if policy.where != "core" and not sight.is_running:
         found = answer("adapt", f"{why}; the policy lets this task learn on its nodes only ({policy.where})")
     elif blocked:
@@ -300,12 +301,16 @@ def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_aske
     return found
 
 
-def _blocked(sight: Sight, policy: LoopPolicy, *, is_asked: bool = False) -> str:
+def _known(*times_s: float | None) -> list[float]:
+    return [one for one in times_s if one is not None]
+
+
+def _blocked(sight: Sight, policy: LoopPolicy, *, last_s: float | None, is_asked: bool = False) -> str:
     """Why no round may begin now; "" when one may."""
     if sight.is_running:
         return "a round runs already"
-    if not is_asked and sight.ended_s is not None and 0 <= sight.now_s - sight.ended_s < policy.cool_down_s:
-        left_s = policy.cool_down_s - (sight.now_s - sight.ended_s)
+    if not is_asked and last_s is not None and 0 <= sight.now_s - last_s < policy.cool_down_s:
+        left_s = policy.cool_down_s - (sight.now_s - last_s)
         return f"the last round has ended, the next may begin in {format_duration(left_s)}"
     if not is_asked and sight.rounds_this_week >= policy.rounds_per_week:
         return f"{sight.rounds_this_week} rounds began this week, which is the budget"

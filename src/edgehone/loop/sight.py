@@ -115,7 +115,8 @@ class Sight:
         labels: that are there.
         readings: of cohorts of which most nodes alarm, uniformly drawn readings that are here, since they do.
         since_s: when it was last trained anew, or first released; None for never.
-        ended_s: when its last round ended.
+        ended_s: when its last round that trained ended.
+        rebased_s: when its last round without training ended.
         rounds_this_week: that began in the last seven days.
         is_running: a round has not ended.
         asked: who asked for a round by hand; "" for nobody.
@@ -128,6 +129,7 @@ class Sight:
     readings: Mapping[str, int] = field(default_factory=dict)
     since_s: float | None = None
     ended_s: float | None = None
+    rebased_s: float | None = None
     rounds_this_week: int = 0
     is_running: bool = False
     asked: str = ""
@@ -163,10 +165,9 @@ def look(
     first = conn.execute(
         select(release.c.published_s).where(release.c.task == task).order_by(release.c.published_s).limit(1)
     ).scalar()
-    trained = [
-        row.ended_s for row in rounds if row.state == "done" and row.ended_s is not None and row.kind != "re-baseline"
-    ]
-    ended = [row.ended_s for row in rounds if row.ended_s is not None]
+    over = [row for row in rounds if row.ended_s is not None]
+    taught = [row for row in over if row.kind != "re-baseline"]
+    trained = [row.ended_s for row in taught if row.state == "done"]
     return Sight(
         task=task,
         now_s=now_s,
@@ -174,7 +175,8 @@ def look(
         labels=_labels(conn, policy, settled, nodes, classes),
         readings=_readings(conn, task, nodes),
         since_s=max(trained, default=first),
-        ended_s=max(ended, default=None),
+        ended_s=max((row.ended_s for row in taught), default=None),
+        rebased_s=max((row.ended_s for row in over if row.kind == "re-baseline"), default=None),
         rounds_this_week=sum(row.started_s > now_s - WEEK_S for row in rounds),
         is_running=any(row.state not in ENDED for row in rounds),
         asked=asked,

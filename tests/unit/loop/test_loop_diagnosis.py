@@ -68,6 +68,8 @@ TABLE = [
     (NORTH, FLAT, {"readings": {"north": 299}}, ("collect", "cohort", "300 uniformly drawn readings")),
     ([drifted(n, cohort="a/b") for n in (1, 2)] + QUIET, FLAT, {}, ("nothing", "cohort", "a/b")),
     (NORTH, FLAT, {"ended_s": NOW_S - 60}, ("nothing", "cohort", "the next may begin in")),
+    (NORTH, FLAT, {"rebased_s": NOW_S - 60}, ("nothing", "cohort", "the next may begin in")),
+    (NORTH, DROPPED, {"rebased_s": NOW_S - 60}, ("retrain", "cohort", "audited")),
     (NORTH, FLAT, {"is_running": True}, ("nothing", "cohort", "runs already")),
     (FLEET, UNKNOWN, {}, ("collect", "fleet", "8 audited labels")),
     (FLEET, audited(10, 1), {}, ("collect", "fleet", "more labels are needed")),  # no drop, and no proof of that
