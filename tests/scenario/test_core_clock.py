@@ -113,7 +113,7 @@ def test_nodes_whose_clocks_are_a_day_off_join_serve_and_report(
 
 def test_a_core_whose_clock_jumps_loses_nothing_and_goes_on(tmp_path: Path) -> None:
     clock = Clock(tmp_path)
-    place = make_core(tmp_path / "core", interval_s=0.5, tasks=(TASK,))
+    place = make_core(tmp_path / "core", interval_s=10.0, tasks=(TASK,))
     core = CoreProcess(place, tmp_path / "log", environment=clock.environment).start()
     database = open_database(place.database_url)
     digests: dict[int, str] = {}
