@@ -18,8 +18,8 @@ Guards, whatever the reason for a round:
     too few usable labels to retrain                          collect
 
 A round that a person asks for waits for no cool-down and counts in no budget, and none that trains waits because of one
-that did not. What is audited is the nodes that drift, since they do: a cohort that got worse must not hide behind a fleet
-that did not. Labels that are known to be wrong now and then (`label_error`) are counted in; see
+that did not. What is audited is the nodes that drift, since they do: a cohort that got worse must not hide behind a
+fleet that did not. Labels that are known to be wrong now and then (`label_error`) are counted in; see
 `edgehone_agent.watch.risk`.
 """
 
