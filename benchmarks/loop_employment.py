@@ -4,8 +4,8 @@ The task of `loop_employment_task.py` is trained on 2015 and compressed to int8.
 come in the order of the file, each year cut into twelve months, a quarter of each month on each of four nodes. In every
 month 5 % of the answers, drawn at random, get their label; the nodes' watch and labels report; and the loop looks and
 answers. Over a year errors stay what they were, so the right number of new models is none. The order of the file makes
-it hard: it has the people of group quarters in one heap, at the end of 2017 and the beginning of 2018, where 24 % of the
-answers are wrong instead of 18 %.
+it hard: it has the people of group quarters in one heap, at the end of 2017 and the beginning of 2018, where 24 % of
+the answers are wrong instead of 18 %.
 
 Three settings are compared: a tolerance of 0.05 everywhere with training because of corrections left out, the defaults
 with that left out, and the defaults as they are. Where a round begins it is run to its end.
