@@ -169,9 +169,6 @@ def test_ctrl_c_ends_the_training_and_keeps_what_was_told(place: Path) -> None:
     assert "train (running)" in [one["words"] for one in story["moments"]]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="run.py builds the first bundle without --task: built-in tasks alone"
-)
 def test_processes_play_a_short_world(place: Path) -> None:
     out = place / "short"
     done = simulate([str(place / "short.toml"), "--study", str(place / "family"), "--json", "-o", str(out)])

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from edgehone.record import MemberRecord, StudyRecord
 from edgehone_agent.fast import FastModel
 from edgehone_agent.model import find_runtime
 from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.wire.card import Card
 from edgehone_agent.wire.manifest import MAX_PART_BYTES, Fit, Manifest, Values
 from edgehone_agent.wire.measurement import Measurement
 
@@ -109,11 +110,12 @@ def build(
         raise InputError(f"the readings are {x.shape[1:]}, the member takes {shape}", where=name)
     first, *others = paths
     seen = _ask(paths[first], first, x, shape, progress)
-    contents = [*models, *_card(study, models[0], seen)]
+    own = _card(study, models[0], seen)
+    contents = [*models, *([] if own is None else [Content("card.bin", "card", own.to_bytes())])]
     for context, readings in sorted((contexts or {}).items()):
         if seen.x is None:
             raise InputError("a card for a context goes beside the card of the task", where=context, do="give its data")
-        contents.append(_context_card(study, models[0], context, readings, paths[first], first))
+        contents.append(_context_card(study, models[0], context, readings, paths[first], first, own))
     probe = golden_probe(seen.probe_x, seen.probe_y, seen.step, {runtime: paths[runtime] for runtime in others})
     contents.append(Content("probe.npz", "probe", probe.to_bytes()))
     manifest = _manifest(study, member, wishes, models, seen)
@@ -173,9 +175,12 @@ def _answers(model: FastModel, x: Array, progress: Progress | None) -> tuple[Arr
 
 
 def _context_card(
-    study: StudyRecord, model: Content, context: str, x: Array, path: Path, runtime: str
+    study: StudyRecord, model: Content, context: str, x: Array, path: Path, runtime: str, own: Card | None
 ) -> Content:  # fmt: skip
-    """The drift reference of one cohort."""
+    """The drift reference of one cohort.
+
+    Its readings were drawn here and there: how alike neighbours are shows in the task's own card only.
+    """
     if not _CONTEXT.fullmatch(context):
         raise InputError("this is no name of a cohort", where=context[:80], do="use letters, digits, '.', '_' and '-'")
     if x.shape[1:] != said.input_shape(study):
@@ -187,18 +192,19 @@ def _context_card(
     card = build_card(
         x, y, embedding, kind=said.text(study, "kind"), model_digest=model.part().sha256, in_order=x.ndim == 2
     )
+    if own is not None:
+        card = replace(card, gap=max(card.gap, own.gap))
     return Content(f"cards/{context}.bin", "card", card.to_bytes())
 
 
-def _card(study: StudyRecord, model: Content, seen: _Seen) -> list[Content]:
+def _card(study: StudyRecord, model: Content, seen: _Seen) -> Card | None:
     """The drift reference, where there are readings enough."""
     if seen.x is None or seen.y is None or len(seen.x) < MIN_ROWS:
-        return []
-    card = build_card(
+        return None
+    return build_card(
         seen.x, seen.y, seen.embedding, kind=said.text(study, "kind"), model_digest=model.part().sha256,
         in_order=seen.x.ndim == 2,  # rows of a table follow each other in time; pictures lie in any order
     )  # fmt: skip
-    return [Content("card.bin", "card", card.to_bytes())]
 
 
 def _manifest(study: StudyRecord, member: MemberRecord, wishes: Wishes, models: list[Content], seen: _Seen) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -55,6 +56,7 @@ class BlobBucket(Blobs):
     def __init__(self, objects: Any, shown: str) -> None:
         self._objects = objects
         self._shown = shown
+        self._ages = threading.Lock()  # a blob is made young, or removed for its age: one or the other
 
     @property
     def url(self) -> str:
@@ -69,11 +71,12 @@ class BlobBucket(Blobs):
         digests = []
         for content in contents:
             digest = hashlib.sha256(content).hexdigest()
-            if not self._young(digest, len(content)):
-                try:
-                    obstore.put(self._objects, _path(digest), content)
-                except (OSError, BaseError) as error:
-                    raise self._fault(error) from error
+            with self._ages:
+                if not self._young(digest, len(content)):
+                    try:
+                        obstore.put(self._objects, _path(digest), content)
+                    except (OSError, BaseError) as error:
+                        raise self._fault(error) from error
             digests.append(digest)
         return digests
 
@@ -95,11 +98,12 @@ class BlobBucket(Blobs):
 
     def delete_older(self, digest: str, than_s: float) -> bool:
         """See `Blobs`."""
-        found = self._head(checked(digest))
-        if found is None or found.put_s >= than_s:
-            return False
-        self.delete(digest)
-        return True
+        with self._ages:
+            found = self._head(checked(digest))
+            if found is None or found.put_s >= than_s:
+                return False
+            self.delete(digest)
+            return True
 
     def stored(self) -> Iterator[Stored]:
         """See `Blobs`."""

@@ -10,23 +10,26 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from edgehone.records.blobs import Blobs, Stored, checked, is_digest
 from edgehone_agent.durable import state_error, sync_folder
 
 _UNFINISHED = ".part"
+_LEFT_S = 3600.0  # younger ones may be written right now, by another process
 _FEW = 4
 _SYNCERS = 16
 
 
 class BlobFolder(Blobs):
-    """A folder of blobs. One process at a time opens it to write."""
+    """A folder of blobs. Several processes may open it: a core, its training, a command beside it."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if there is none, and remove what killed writers left.
+        """Make the folder if there is none, and remove what writers left that were killed an hour ago or more.
 
         Raises:
             StateError: it cannot be made or written.
@@ -39,7 +42,9 @@ class BlobFolder(Blobs):
                 folder.mkdir(parents=True)
                 sync_folder(folder.parent)
             for path in folder.glob(f"*/*{_UNFINISHED}"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # its writer was faster
+                    if time.time() - path.stat().st_mtime >= _LEFT_S:
+                        path.unlink()
         except OSError as error:
             raise state_error(error, folder) from error
 

@@ -67,7 +67,7 @@ def set_up(site: Processes, study: Path, scenario: Scenario, story: Story) -> Ca
     member = members[min(1, len(members) - 1)]
     site.start_core(task, interval_s=INTERVAL_S)
     bundle = site.folder / f"{member}.bundle"
-    _build(study / "members" / member, bundle)
+    _build(study / "members" / member, bundle, scenario.task)
     site.publish([bundle])
     values = {**_POLICY, "source": scenario.task, "study": str(study.absolute()), "members": [member]}
     with site.database.write() as conn:
@@ -115,8 +115,8 @@ def _has_played(live: Live, end: int, at: Callable[[int], None]) -> bool:
     return live.row >= end
 
 
-def _build(member: Path, bundle: Path) -> None:
+def _build(member: Path, bundle: Path, task: str) -> None:
     command = [sys.executable, "-m", "edgehone.cli.main", "bundle", "build", str(member), "-o", str(bundle)]
-    done = subprocess.run([*command, "--version", "1"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--version", "1", "--task", task], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HostError(f"the bundle cannot be built: {done.stderr.strip()[-300:]}", where=str(member))

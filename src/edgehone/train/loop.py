@@ -34,12 +34,21 @@ _LOOK_S = 1.0
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network to imitate: loss = (1 - weight) * task loss + weight * distillation loss."""
+    """A network to imitate: loss = (1 - weight) * task loss + weight * distillation loss.
+
+    Attributes:
+        network, kind: what to ask, and the kind of its task.
+        weight: of its answers, 0 to 1.
+        temperature: softens both answers.
+        only_right: of a classification, imitate it only where it is right about the label; elsewhere it says nothing.
+            For a former self that stands guard while new examples are learnt: it is wrong about just these.
+    """
 
     network: nn.Module
     kind: str
     weight: float = 0.9
     temperature: float = 4.0
+    only_right: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ class _State:
             target = _ask(run.teacher, x)
         loss = run.loss(output, y, x)
         if run.teacher is not None and target is not None:
-            taught = distillation_loss(run.teacher.kind, output, target, run.teacher.temperature)
+            taught = imitation_loss(run.teacher, output, target, y)
             loss = (1 - run.teacher.weight) * loss + run.teacher.weight * taught
         if run.training.l1:
             loss = loss + run.training.l1 * torch.stack([p.abs().sum() for p in self._penalised]).sum()
@@ -176,6 +185,17 @@ class _State:
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
+
+
+def imitation_loss(teacher: Teacher, output: Tensor, target: Tensor, y: Tensor) -> Tensor:
+    """The distillation loss of a batch: the mean over all its examples, of which some may say nothing."""
+    if not teacher.only_right or teacher.kind != "classification":
+        return distillation_loss(teacher.kind, output, target, teacher.temperature)
+    right = target.argmax(1) == y
+    if not right.any():
+        return output.sum() * 0
+    loss = distillation_loss(teacher.kind, output[right], target[right], teacher.temperature)
+    return loss * right.float().mean()
 
 
 def learning_rate(peak: float, step: int, total: int) -> float:

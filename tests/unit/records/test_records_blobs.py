@@ -81,14 +81,16 @@ def test_a_damaged_blob_is_no_answer_and_heals(tmp_path: Path, damage: bytes) ->
     assert blobs.get(digest) == b"x"
 
 
-def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_removed_but_not_what_is_being_written(tmp_path: Path) -> None:
     blobs = open_blobs(str(tmp_path))
     digest = blobs.put(b"x")
-    left = tmp_path / digest[:2] / f".{digest}.00000000.part"
-    left.write_bytes(b"half")
+    left, new = (tmp_path / digest[:2] / f".{digest}.0000000{number}.part" for number in (0, 1))
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time() - 3601,) * 2)
     assert list(blobs.digests()) == [digest]
     assert list(open_blobs(str(tmp_path)).digests()) == [digest]
-    assert not left.exists()
+    assert new.exists() and not left.exists()
 
 
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
