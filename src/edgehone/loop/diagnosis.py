@@ -209,7 +209,7 @@ def _scopes(kind: Kind, alarmed: Sequence[NodeSight], nodes: Sequence[NodeSight]
         if _is_most(mine, peers):
             found.append(Finding("cohort", name, kind, tuple(mine), f"on {len(mine)} of {len(peers)} nodes of {name}"))
         else:
-            found += [Finding("node", one.node, kind, (one,), f"on node {one.node} alone") for one in mine]
+            found += [Finding("node", one.node, kind, (one,), f"on node {one.title} alone") for one in mine]
     return found
 
 

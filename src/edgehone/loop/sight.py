@@ -52,6 +52,7 @@ class NodeSight:
         beyond: readings that lie far out, in words; a fault of the sensor where no other node of the cohort has it.
         evidence: id of the row.
         since_s: since when it alarms; None for a calm one.
+        called: its name for people; "" for its id.
     """
 
     node: str
@@ -66,6 +67,12 @@ class NodeSight:
     beyond: str = ""
     evidence: int = 0
     since_s: float | None = None
+    called: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people know it by."""
+        return self.called or self.node
 
     @property
     def place(self) -> Place:
@@ -177,7 +184,7 @@ def look(
         since_s=max(trained, default=first),
         ended_s=max((row.ended_s for row in taught), default=None),
         rebased_s=max((row.ended_s for row in over if row.kind == "re-baseline"), default=None),
-        rounds_this_week=sum(row.started_s > now_s - WEEK_S for row in rounds),
+        rounds_this_week=sum(now_s - WEEK_S < row.started_s <= now_s for row in rounds),
         is_running=any(row.state not in ENDED for row in rounds),
         asked=asked,
     )
@@ -239,6 +246,7 @@ def look_at_nodes(conn: Connection, policy: LoopPolicy) -> tuple[NodeSight, ...]
             .limit(1)
         ).one_or_none()
         seen = NodeSight(one.id, cohort) if row is None else node_sight(one.id, cohort, row._asdict())
+        seen = replace(seen, called=one.name or "")
         if seen.watch_level >= policy.drift_level:
             seen = replace(seen, since_s=baseline.alarms_since(conn, one.id, task, digest, policy.drift_level))
         found.append(seen)
@@ -274,7 +282,7 @@ def _labels(
     usable = [one for one in known if not one.is_class or str(one.label) not in short]
     new = [one for one in usable if last_s is None or one.received_s > last_s]
     return LabelSight(
-        usable=len(usable),
+        usable=len({one.blob or one.id for one in usable}),  # one reading teaches once, however often it is labelled
         short=short,
         new=len(new),
         corrected=sum(bool(one.is_wrong) for one in new),

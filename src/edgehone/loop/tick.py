@@ -26,7 +26,7 @@ from edgehone.fleet import orders
 from edgehone.fleet.nodes import QUARANTINED, set_state
 from edgehone.loop import rounds
 from edgehone.loop.diagnosis import ROUNDS, Diagnosis, Scope, diagnose
-from edgehone.loop.policy import DAY_S, LoopPolicy, load_policy, policy_tasks
+from edgehone.loop.policy import DAY_S, PREFIX, LoopPolicy, load_policy, policy_tasks
 from edgehone.loop.process import Workers
 from edgehone.loop.round import Round
 from edgehone.loop.rounds import CORE, Site
@@ -34,7 +34,7 @@ from edgehone.loop.said import Heard
 from edgehone.loop.sight import look, look_at_nodes
 from edgehone.loop.trust import Suspect, settle, suspects
 from edgehone.records import audit
-from edgehone.records.tables import decision, evidence, feedback, node
+from edgehone.records.tables import decision, evidence, feedback, node, setting
 from edgehone.report.study_file import read as read_study
 from edgehone_agent.errors import EdgehoneError, InputError
 
@@ -248,4 +248,5 @@ def _mark(conn: Connection, task: str) -> tuple[Any, ...]:
     said = conn.execute(select(func.count(), func.max(feedback.c.received_s)).where(mine)).one()
     seen = conn.execute(select(func.max(evidence.c.id)).where(evidence.c.task == task)).scalar()
     states = conn.execute(select(node.c.id, node.c.state).where(node.c.state != "active")).all()
-    return (*said, seen, *map(tuple, states))
+    policy = conn.execute(select(setting.c.value).where(setting.c.key == PREFIX + task)).scalar()
+    return (*said, seen, policy, *map(tuple, states))
