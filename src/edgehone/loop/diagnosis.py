@@ -296,6 +296,9 @@ def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_aske
         rest = f"; classes with fewer than {policy.min_labels_per_class} do not count ({short})" if short else ""
         needed = f"{sight.labels.usable} usable labels are there, {policy.min_labels} are needed{rest}"
         found = answer("collect", f"{why}; {needed}")
+    elif sight.is_refused and not is_asked and sight.labels.new < policy.min_labels:
+        few = f"only {sight.labels.new} labels have come since, and {policy.min_labels} are needed to try again"
+        found = answer("collect", f"{why}; the last round was refused, {few}")
     else:
         found = answer("retrain", why)
     return found

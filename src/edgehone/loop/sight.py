@@ -123,6 +123,7 @@ class Sight:
         readings: of cohorts of which most nodes alarm, uniformly drawn readings that are here, since they do.
         since_s: when it was last trained anew, or first released; None for never.
         ended_s: when its last round that trained ended.
+        is_refused: the gate refused that round.
         rebased_s: when its last round without training ended.
         rounds_this_week: that began in the last seven days.
         is_running: a round has not ended.
@@ -136,6 +137,7 @@ class Sight:
     readings: Mapping[str, int] = field(default_factory=dict)
     since_s: float | None = None
     ended_s: float | None = None
+    is_refused: bool = False
     rebased_s: float | None = None
     rounds_this_week: int = 0
     is_running: bool = False
@@ -183,6 +185,7 @@ def look(
         readings=_readings(conn, task, nodes),
         since_s=max(trained, default=first),
         ended_s=max((row.ended_s for row in taught), default=None),
+        is_refused=max(((row.ended_s, row.state) for row in taught), default=(0.0, ""))[1] == "refused",
         rebased_s=max((row.ended_s for row in over if row.kind == "re-baseline"), default=None),
         rounds_this_week=sum(now_s - WEEK_S < row.started_s <= now_s for row in rounds),
         is_running=any(row.state not in ENDED for row in rounds),

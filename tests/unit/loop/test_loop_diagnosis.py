@@ -70,6 +70,10 @@ TABLE = [
     (NORTH, FLAT, {"ended_s": NOW_S - 60}, ("nothing", "cohort", "the next may begin in")),
     (NORTH, FLAT, {"rebased_s": NOW_S - 60}, ("nothing", "cohort", "the next may begin in")),
     (NORTH, DROPPED, {"rebased_s": NOW_S - 60}, ("retrain", "cohort", "audited")),
+    # the same labels would be refused again
+    (NORTH, replace(DROPPED, new=59), {"is_refused": True}, ("collect", "cohort", "59 labels have come since")),
+    (NORTH, replace(DROPPED, new=60), {"is_refused": True}, ("retrain", "cohort", "audited")),
+    (QUIET, replace(FLAT, new=0), {"is_refused": True, "asked": "ada"}, ("retrain", "task", "ada")),
     (NORTH, FLAT, {"is_running": True}, ("nothing", "cohort", "runs already")),
     (FLEET, UNKNOWN, {}, ("collect", "fleet", "8 audited labels")),
     (FLEET, audited(10, 1), {}, ("collect", "fleet", "more labels are needed")),  # no drop, and no proof of that
