@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     say(f"this is node {identity.node} of {identity.core}" + ("" if is_new else ", as before"))
     if told["certificate_days"] <= 0:
-        say("its certificate has run out: enrol it with a new token and --again")
+        say("its certificate has run out: the agent gets another when it reaches the core")
     else:
         say(f"its certificate holds {told['certificate_days']:.1f} days and is renewed by the agent")
     say(f"now run: edgehone-agent run --state {state}")
