@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -136,21 +135,16 @@ def _goes_on(found: Round, until: str) -> bool:
 
 def _approve(args: argparse.Namespace, site: Site) -> Outcome:
     from edgehone.cli import _loop_page
+    from edgehone.cli._passphrases import passphrases
     from edgehone.loop import rounds
     from edgehone.loop.process import Workers
-    from edgehone.registry.keys import KeyRing, Passphrases
+    from edgehone.registry.keys import KeyRing
 
-    known = [os.environ.get("EDGEHONE_PASSPHRASE", "")]
-    if args.passphrase_file is not None:
-        try:
-            known.insert(0, args.passphrase_file.read_text().split("\n", 1)[0].rstrip("\r"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the file cannot be read: {error}", where="--passphrase-file") from error
-    asking = getpass.getpass if sys.stdin.isatty() else None
+    known = passphrases(args)
     folders = [folder for folder in (args.keys, site.keys) if folder is not None]
     found = rounds.approve(site.database, args.id, actor=_actor(), now_s=time.time())
     with Workers() as workers:
-        ring = KeyRing(folders, Passphrases(known, asking))
+        ring = KeyRing(folders, known)
         found = rounds.advance(site, found, time.time(), workers, ring=ring, until="rollout")
     return found.to_json(), [_loop_page.round_line(found.to_json())]
 

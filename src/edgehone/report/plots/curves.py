@@ -36,22 +36,26 @@ def curves(lines: Sequence[Line], title: str, write: Callable[[float], str], wid
     label = f"{title} over epochs: " + "; ".join(f"{ln.name} ends at {write(ln.points[-1][1])}" for ln in lines)
     return svg.picture(
         label, width, height,
-        _grid(x, y, title, write),
-        *(_curve(line, name, x, y, end, write) for line, name, end in zip(lines, names, ends, strict=True)),
+        grid(x, y, title, write, "epochs"),
+        *(curve(line, name, x, y, end, write, "epochs") for line, name, end in zip(lines, names, ends, strict=True)),
     )  # fmt: skip
 
 
-def _grid(x: Scale, y: Scale, title: str, write: Callable[[float], str]) -> str:
+def grid(x: Scale, y: Scale, title: str, write: Callable[[float], str], unit: str) -> str:
+    """Both axes; `unit` stands below the horizontal one."""
     parts = [svg.text(title, 4, 13, class_="axis"), svg.line(x.start, y.start, x.end, y.start, "base")]
     for value in y.ticks(5):
         parts.append(svg.line(x.start, y(value), x.end, y(value), "grid"))
         parts.append(svg.text(write(value), x.start - 7, y(value) + 4, anchor="end", class_="tick"))
     parts += [svg.text(f"{value:g}", x(value), y.start + 17, anchor="middle", class_="tick") for value in x.ticks(6)]
-    parts.append(svg.text("epochs", x.end, y.start + 35, anchor="end", class_="axis"))
+    parts.append(svg.text(unit, x.end, y.start + 35, anchor="end", class_="axis"))
     return "".join(parts)
 
 
-def _curve(line: Line, name: str, x: Scale, y: Scale, label_y: float, write: Callable[[float], str]) -> str:
+def curve(
+    line: Line, name: str, x: Scale, y: Scale, label_y: float, write: Callable[[float], str], unit: str
+) -> str:  # fmt: skip
+    """One line, with its name at its end."""
     end_x, end_y = x(line.points[-1][0]), y(line.points[-1][1])
     parts = [
         svg.path([(x(epoch), y(value)) for epoch, value in line.points], "curve")
@@ -60,5 +64,5 @@ def _curve(line: Line, name: str, x: Scale, y: Scale, label_y: float, write: Cal
     ]
     parts.append(svg.path([(end_x, end_y), (x.end + 2, end_y), (x.end + 9, label_y)], "leader"))
     parts.append(svg.text(name, x.end + 12, label_y + 4, class_="name small"))
-    says = f"{line.name}: {write(line.points[-1][1])} after {line.points[-1][0]:g} epochs"
+    says = f"{line.name}: {write(line.points[-1][1])} after {line.points[-1][0]:g} {unit}"
     return svg.group(*parts, title=says, class_=member_class(line.index))

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgehone.report import svg
-from edgehone.report.plots.curves import FONT, Line
+from edgehone.report.plots.curves import FONT, Line, curve, grid
 from edgehone.report.scales import Scale, fit, spread
-from edgehone.report.theme import member_class
 
 _BADGE = 8.5
 _TOP = 40.0
@@ -46,20 +45,10 @@ def timeline(
     said = "; ".join(f"{line.name} ends at {write(line.points[-1][1])}" for line in lines)
     return svg.picture(
         f"{title} over time: {said}", width, height,
-        _grid(x, y, title, write),
+        grid(x, y, title, write, "seconds"),
         _marks(x, y, marks),
-        *(_curve(line, name, x, y, end, write) for line, name, end in zip(lines, names, ends, strict=True)),
+        *(curve(line, name, x, y, end, write, "seconds") for line, name, end in zip(lines, names, ends, strict=True)),
     )  # fmt: skip
-
-
-def _grid(x: Scale, y: Scale, title: str, write: Callable[[float], str]) -> str:
-    parts = [svg.text(title, 4, 13, class_="axis"), svg.line(x.start, y.start, x.end, y.start, "base")]
-    for value in y.ticks(5):
-        parts.append(svg.line(x.start, y(value), x.end, y(value), "grid"))
-        parts.append(svg.text(write(value), x.start - 7, y(value) + 4, anchor="end", class_="tick"))
-    parts += [svg.text(f"{value:g}", x(value), y.start + 17, anchor="middle", class_="tick") for value in x.ticks(6)]
-    parts.append(svg.text("seconds", x.end, y.start + 35, anchor="end", class_="axis"))
-    return "".join(parts)
 
 
 def _marks(x: Scale, y: Scale, marks: Sequence[Mark]) -> str:
@@ -76,16 +65,3 @@ def _marks(x: Scale, y: Scale, marks: Sequence[Mark]) -> str:
             )
         )
     return "".join(parts)
-
-
-def _curve(line: Line, name: str, x: Scale, y: Scale, label_y: float, write: Callable[[float], str]) -> str:
-    end_x, end_y = x(line.points[-1][0]), y(line.points[-1][1])
-    parts = [
-        svg.path([(x(at), y(value)) for at, value in line.points], "curve")
-        if len(line.points) > 1
-        else svg.marker("circle", end_x, end_y, 3, "mark"),
-        svg.path([(end_x, end_y), (x.end + 2, end_y), (x.end + 9, label_y)], "leader"),
-        svg.text(name, x.end + 12, label_y + 4, class_="name small"),
-    ]
-    says = f"{line.name}: {write(line.points[-1][1])} after {line.points[-1][0]:g} s"
-    return svg.group(*parts, title=says, class_=member_class(line.index))
