@@ -35,6 +35,19 @@ def nodes(found: Sequence[dict[str, Any]]) -> list[str]:
     return table(rows)
 
 
+def tokens(found: Sequence[dict[str, Any]], now_s: float) -> list[str]:
+    """Enrolment tokens that wait, a line each."""
+    if not found:
+        return ["no token waits: `edgehone core token` makes one"]
+    rows = [("token", "for", "tags", "good for", "made by", "made")]
+    for one in found:
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(one["tags"].items()))
+        left = format_duration(one["expires_s"] - now_s)
+        by = one["created_by"].removeprefix("person:")
+        rows.append((one["id"], one["name"] or "any name", tags or "none", left, by, moment(one["created_s"])))
+    return table(rows)
+
+
 def cohorts(found: Sequence[dict[str, Any]]) -> list[str]:
     """Cohorts, a line each."""
     if not found:

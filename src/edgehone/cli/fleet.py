@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 help = "list the nodes, group them in cohorts, and roll releases out to them"
 examples = (
     "edgehone fleet list --core my-core",
+    "edgehone fleet tokens --core my-core",
+    "edgehone fleet withdraw 9f86d081 --core my-core",
     "edgehone fleet cohorts --core my-core",
     "edgehone fleet cohorts --core my-core --put digits/north --task digits --tag site=north --channel canary",
     "edgehone fleet cohorts --core my-core --remove digits/north",
@@ -42,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     nodes = _verb(verbs, "list", "the nodes, and what each serves")
     nodes.add_argument("--task", metavar="TASK", help="only this task")
+    _verb(verbs, "tokens", "enrolment tokens that nobody has used yet; `edgehone core token` makes them")
+    withdraw = _verb(verbs, "withdraw", "end an enrolment token that nobody has used")
+    withdraw.add_argument("id", metavar="ID", help="of the token; its first characters are enough")
     cohorts = _verb(verbs, "cohorts", "list the cohorts, make one, or take one away")
     cohorts.add_argument("--task", metavar="TASK", help="only this task; with --put, the task it is for")
     what = cohorts.add_mutually_exclusive_group()
@@ -51,7 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="that its nodes carry; may be repeated"
     )
     cohorts.add_argument("--channel", choices=("canary", "stable"), default="stable", help="canary: asked first")
-    rollout = verbs.add_parser("rollout", help="bring a release to the fleet", description="Bring a release to a fleet")
+    rollout = verbs.add_parser(
+        "rollout", help="bring a release to the fleet", **_page("rollout", "bring a release to the fleet")
+    )
     steps = rollout.add_subparsers(title="steps", dest="step", metavar="STEP", required=True)
     _configure_start(_verb(steps, "start", "begin to roll a release out"))
     status = _verb(steps, "status", "the rollouts, or one with its gates and events")
@@ -68,10 +75,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    added: argparse.ArgumentParser = verbs.add_parser(name, help=text, **_page(name, text))
     added.add_argument("--core", type=Path, required=True, metavar="FOLDER", help="the core's folder")
     added.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return added
+
+
+def _page(name: str, text: str) -> dict[str, Any]:
+    """Description and examples of a verb for its own help."""
+    mine = [f"  {line}" for line in examples if name in line.split()[2:4]]
+    return {
+        "description": text, "epilog": "\n".join(["examples:", *mine]),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }  # fmt: skip
 
 
 def _configure_start(start: argparse.ArgumentParser) -> None:
@@ -100,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
     place = load_place(args.core)
     verbs: dict[str, Callable[[argparse.Namespace, Database], Outcome]] = {
         "list": lambda args, database: _list(args, database, place.settings.interval_s),
+        "tokens": _tokens,
+        "withdraw": _withdraw,
         "cohorts": _cohorts,
         "rollout": lambda args, database: _rollout(args, database, place),
     }
@@ -142,6 +160,24 @@ def _list(args: argparse.Namespace, database: Database, interval_s: float) -> Ou
                     }
                 )  # fmt: skip
     return {"nodes": found}, _fleet_page.nodes(found)
+
+
+def _tokens(args: argparse.Namespace, database: Database) -> Outcome:  # noqa: ARG001
+    from edgehone.cli import _fleet_page
+    from edgehone.fleet.enrol import list_unused
+
+    now_s = time.time()
+    with database.read() as connection:
+        found = [asdict(one) for one in list_unused(connection, now_s)]
+    return {"tokens": found}, _fleet_page.tokens(found, now_s)
+
+
+def _withdraw(args: argparse.Namespace, database: Database) -> Outcome:
+    from edgehone.fleet.enrol import withdraw
+
+    with database.write() as connection:
+        one = withdraw(connection, args.id, actor=_actor(), now_s=time.time())
+    return asdict(one), [f"token {one.id} lets no node in any more" + (f" as {one.name}" if one.name else "")]
 
 
 def _cohorts(args: argparse.Namespace, database: Database) -> Outcome:

@@ -5,6 +5,7 @@ Rules:
 - A token makes one node. Shown again with the same key, before it expires, it gives that node another certificate,
   because the first answer may have been lost; shown with another key it is refused.
 - A wrong, used or expired token is refused in the same words. The service answers all of them after the same time.
+- A token that nobody has used can be withdrawn. People know it by the first digits of its hash.
 - A renewed certificate does not end the old one, which runs out by itself within its short life.
 """
 
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgehone.errors import InputError
 from edgehone.fleet.authority import NODE_LIFE_S, Authority, Issued, certified_key, request_key
@@ -28,6 +30,27 @@ from edgehone_agent.wire.uplink import Enrol, Enrolled, JoinToken
 TOKEN_LIFE_S = 3600.0
 LONGEST_TOKEN_LIFE_S = 30 * 86_400.0
 _SECRET_BYTES = 20
+_ID_DIGITS, _SHORTEST_ID = 16, 4
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A token that waits for its node.
+
+    Attributes:
+        id: the first digits of its hash; nothing can be enrolled with it.
+        name: what the node will be called; "" lets the node say.
+        tags: that it will get.
+        created_by, created_s: who made it, and when.
+        expires_s: when it ends by itself.
+    """
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+    created_by: str
+    created_s: float
+    expires_s: float
 
 
 def make_token(
@@ -70,6 +93,42 @@ def make_token(
     return JoinToken(secret, authority.fingerprint)
 
 
+def token_id(token_hash: str) -> str:
+    """What a token is called where people see it."""
+    return token_hash[:_ID_DIGITS]
+
+
+def list_unused(conn: Connection, now_s: float) -> list[Unused]:
+    """Tokens that would let a node in, the newest first."""
+    waits = (enrolment.c.used_s.is_(None), enrolment.c.expires_s > now_s)
+    rows = conn.execute(select(enrolment).where(*waits).order_by(enrolment.c.created_s.desc(), enrolment.c.token_hash))
+    return [_unused(row) for row in rows]
+
+
+def withdraw(conn: Connection, id: str, *, actor: str, now_s: float) -> Unused:
+    """End a token that nobody has used.
+
+    Args:
+        id: of the token, or its first digits.
+
+    Raises:
+        InputError: no unused token begins so, or several do.
+    """
+    found = [one for one in list_unused(conn, now_s) if len(id) >= _SHORTEST_ID and one.id.startswith(id)]
+    if len(found) != 1:
+        raise InputError(
+            "several unused tokens begin so" if found else "no unused token begins so", where=f"token {id[:64]!r}",
+            do="`edgehone fleet tokens` lists them; a node that has used its token is shut out with its state",
+        )  # fmt: skip
+    one = found[0]
+    mine = delete(enrolment).where(enrolment.c.token_hash.startswith(one.id), enrolment.c.used_s.is_(None))
+    if conn.execute(mine).rowcount != 1:  # its node was faster
+        raise InputError("the token was used a moment ago", where=f"token {one.id}", do="look at the list of nodes")
+    detail = {"id": one.id, "tags": dict(one.tags), "made_by": one.created_by}
+    audit.record(conn, now_s=now_s, actor=actor, action="enrolment.withdraw", subject=one.name or "-", detail=detail)
+    return one
+
+
 def enrol(
     conn: Connection, authority: Authority, message: Enrol, now_s: float, *, life_s: float = NODE_LIFE_S
 ) -> Enrolled:
@@ -104,7 +163,7 @@ def enrol(
     issued = issue(conn, authority, id, message.csr, now_s, life_s)
     detail = {"name": name, "serial": issued.serial}
     audit.record(conn, now_s=now_s, actor=f"node:{id}", action="node.enrol", subject=id, detail=detail)
-    return Enrolled(id, issued.pem, authority.pem, row.tags)
+    return Enrolled(id, issued.pem, authority.pem, row.tags, name)
 
 
 def renew(
@@ -137,11 +196,11 @@ def _again(
 ) -> Enrolled:
     """The same node asks again with its token: its first answer was lost."""
     pems = conn.execute(select(certificate.c.pem).where(certificate.c.node == row.node)).scalars()
-    state = conn.execute(select(node.c.state).where(node.c.id == row.node)).scalar_one_or_none()
-    if state in (None, REVOKED) or not any(certified_key(pem) == key for pem in pems):
+    known = conn.execute(select(node.c.state, node.c.name).where(node.c.id == row.node)).one_or_none()
+    if known is None or known.state == REVOKED or not any(certified_key(pem) == key for pem in pems):
         raise _refused()
     issued = issue(conn, authority, row.node, message.csr, now_s, life_s)
-    return Enrolled(row.node, issued.pem, authority.pem, row.tags)
+    return Enrolled(row.node, issued.pem, authority.pem, row.tags, known.name)
 
 
 def issue(conn: Connection, authority: Authority, id: str, csr: str, now_s: float, life_s: float) -> Issued:
@@ -161,6 +220,10 @@ def _free_name(conn: Connection, wanted: str, id: str) -> str:
     if is_taken(conn, name):
         name = f"{name[:80]}-{id}"  # two nodes may well wish for the same name
     return name
+
+
+def _unused(row: Row[Any]) -> Unused:
+    return Unused(token_id(row.token_hash), row.name, row.tags, row.created_by, row.created_s, row.expires_s)
 
 
 def _hash(secret: str) -> str:

@@ -144,7 +144,7 @@ class NodeApi:
             )
         finally:
             await asyncio.sleep(max(0.0, started_s + _ENROL_S - asyncio.get_running_loop().time()))
-        _LOG.info("node %s is enrolled", enrolled.node)
+        _LOG.info("node %s is enrolled, %s", enrolled.node, enrolled.name)
         await answer(send, 200, uplink.write(enrolled))
 
     async def _renew(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:

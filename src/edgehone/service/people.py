@@ -37,6 +37,7 @@ TOKEN_PREFIX = "eh_"
 _N, _R, _P = 1 << 15, 8, 1  # 32 MiB and about 0.1 s
 _HIGHEST_N = 1 << 20
 _SALT_BYTES, _HASH_BYTES = 16, 32
+_WHO = "`edgehone core person CORE list` names them, `add` adds people"
 _AT_ONCE = threading.Semaphore(2)  # hashes: each takes memory and a core
 
 
@@ -124,7 +125,7 @@ def set_password(conn: Connection, name: str, hashed: str, *, actor: str, now_s:
         InputError: there is nobody of this name.
     """
     if conn.execute(update(person).where(person.c.name == name).values(password=hashed)).rowcount != 1:
-        raise InputError(f"there is nobody called {name!r}", where="name", do="`edgehone core person add` adds people")
+        raise InputError(f"there is nobody called {name!r}", where="name", do=_WHO)
     conn.execute(delete(session).where(session.c.person == name))
     audit.record(conn, now_s=now_s, actor=actor, action="person.password", subject=name, detail={})
 
@@ -139,7 +140,7 @@ def disable_person(conn: Connection, name: str, *, actor: str, now_s: float) -> 
     if list(conn.execute(operators).scalars()) == [name]:
         raise InputError("this is the last operator", where="name", do="add another operator before")
     if conn.execute(update(person).where(person.c.name == name).values(disabled_s=now_s)).rowcount != 1:
-        raise InputError(f"there is nobody called {name!r}", where="name")
+        raise InputError(f"there is nobody called {name!r}", where="name", do=_WHO)
     conn.execute(delete(session).where(session.c.person == name))
     audit.record(conn, now_s=now_s, actor=actor, action="person.disable", subject=name, detail={})
 
@@ -228,7 +229,7 @@ def make_token(
     if role not in ROLES:
         raise InputError(f"there is no role {role!r}", where="role", do=f"use {' or '.join(ROLES)}")
     if password_of(conn, name) is None:
-        raise InputError(f"there is nobody called {name!r}", where="name")
+        raise InputError(f"there is nobody called {name!r}", where="name", do=_WHO)
     text = TOKEN_PREFIX + secrets.token_urlsafe(32)
     expires_s = None if life_s is None else now_s + life_s
     hashed = hash_text(text)

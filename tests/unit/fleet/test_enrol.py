@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from edgehone.errors import InputError
 from edgehone.fleet.authority import Authority
-from edgehone.fleet.enrol import enrol, make_token, renew
+from edgehone.fleet.enrol import enrol, list_unused, make_token, renew, withdraw
 from edgehone.fleet.nodes import Standing, check_tags, describe, find_node, list_nodes, set_state, standing
 from edgehone.records import audit
 from edgehone.records.database import Database
@@ -64,6 +64,40 @@ def test_names_are_unique_whoever_wished_for_them(fleet: Fleet) -> None:
     assert sum(name.startswith("camera") for name in names) == 2
     with pytest.raises(InputError, match="another node"):
         fleet.token(name="camera")
+
+
+def test_a_node_learns_what_it_is_called(fleet: Fleet) -> None:
+    key, token = ec.generate_private_key(ec.SECP256R1()), fleet.token(name="camera")
+    assert fleet.enrol(token, "what it likes", key).name == "camera"
+    assert fleet.enrol(fleet.token(), "camera").name.startswith("camera-")
+    with fleet.database.write() as conn:
+        describe(conn, list_nodes(conn)[0].id, name="gate", tags=None, actor="core", now_s=NOW_S)
+    assert fleet.enrol(token, key=key).name == "gate"
+
+
+def test_an_unused_token_is_listed_without_its_secret_and_can_be_withdrawn(fleet: Fleet) -> None:
+    token, key = fleet.token(name="camera", tags={"site": "north"}), ec.generate_private_key(ec.SECP256R1())
+    fleet.token(life_s=10.0)
+    used = fleet.token(name="gate")
+    fleet.enrol(used, key=key)
+    with fleet.database.write() as conn:
+        assert len(list_unused(conn, NOW_S)) == 2
+        (one,) = list_unused(conn, NOW_S + 10.0)
+        assert (one.name, one.tags, one.created_by, one.expires_s) == (
+            "camera", {"site": "north"}, "person:ada", NOW_S + 3600,
+        )  # fmt: skip
+        assert token.secret not in str(one)
+        hashes = {row.name: row.token_hash for row in conn.execute(select(enrolment))}
+        for wrong in ("", one.id[:3], "zzzz", "%%%%", hashes["gate"][:16], hashes[""][:16]):
+            with pytest.raises(InputError, match="no unused token"):
+                withdraw(conn, wrong, actor="person:ada", now_s=NOW_S + 10.0)
+        assert withdraw(conn, one.id[:6], actor="person:bob", now_s=NOW_S + 10.0) == one
+        assert list_unused(conn, NOW_S + 10.0) == []
+        said = audit.page(conn)[0]
+    assert (said.actor, said.action, said.subject) == ("person:bob", "enrolment.withdraw", "camera")
+    with pytest.raises(TrustError):
+        fleet.enrol(token)
+    assert fleet.enrol(used, key=key).name == "gate"
 
 
 def test_a_used_token_works_for_its_own_key_only_while_it_lasts(fleet: Fleet) -> None:

@@ -41,7 +41,7 @@ FULL = TaskStatus(
 )  # fmt: skip
 MESSAGES: list[Any] = [
     Enrol("EH1-x", PEM, "camera", {"machine": "arm", "runtimes": ["litert"], "memory_bytes": 5}),
-    Enrolled("0123456789abcdef", PEM, PEM, {"site": "north"}),
+    Enrolled("0123456789abcdef", PEM, PEM, {"site": "north"}, "camera"),
     Renew(PEM),
     Renewed(PEM),
     Heartbeat("a" * 32, 1.5, "0.1.0", {"machine": "arm"}, {"digits": 3}, {"digits": FULL}, 99, ("disk-full",)),

@@ -21,6 +21,8 @@ from edgehone.records.database import open_database
 from edgehone.records.tables import audit, evidence, feedback, node, sample, served
 from edgehone.service.limits import Limits
 from edgehone.testing.cores import make_request, new_token
+from edgehone_agent.uplink.enrol import enrol
+from edgehone_agent.uplink.identity import load_identity
 from edgehone_agent.wire.uplink import Enrol, JoinToken, Renew, Renewed, TaskStatus, read, write
 
 DIGEST, OTHER = "a" * 64, "b" * 64
@@ -69,6 +71,12 @@ def test_a_token_lets_one_node_in_once(start: Start, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="403"):
         core.stranger(tmp_path / "b").enrol(token)
     assert len(rows(core, select(node.c.id))) == 1
+
+
+def test_the_agent_is_told_the_name_that_its_token_holds(start: Start, tmp_path: Path) -> None:
+    core = start()
+    identity, _ = enrol(tmp_path, new_token(core.place, name="camera-1"), f"https://127.0.0.1:{core.port}")
+    assert (identity.name, load_identity(tmp_path).name) == ("camera-1", "camera-1")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("bad", ["secret", "fingerprint", "expired", "nonsense"])

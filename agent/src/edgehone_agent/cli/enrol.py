@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json({**told, "new": is_new, "tags": dict(identity.tags), "tasks": list(identity.tasks)})
         return 0
-    say(f"this is node {identity.node} of {identity.core}" + ("" if is_new else ", as before"))
+    called = f" ({identity.name})" if identity.name else ""
+    say(f"this is node {identity.node}{called} of {identity.core}" + ("" if is_new else ", as before"))
     if told["certificate_days"] <= 0:
         say("its certificate has run out: the agent gets another when it reaches the core")
     else:

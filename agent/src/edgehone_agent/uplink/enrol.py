@@ -99,7 +99,7 @@ def enrol(
     check_certificate(answer.certificate, key, answer.node, ca)
     if fingerprint_of(der_of(answer.ca.encode())) != asked.fingerprint:
         raise InputError("the core's answer holds another CA than the token names", where=core)
-    made = Identity(folder, core, answer.node, name, asked.fingerprint, answer.tags, tasks)
+    made = Identity(folder, core, answer.node, answer.name or name, asked.fingerprint, answer.tags, tasks)
     durable.write_bytes(made.ca_file, answer.ca.encode())
     durable.write_bytes(made.certificate_file, answer.certificate.encode())
     for left in (made.mind_file, made.root_file):  # of an enrolment before

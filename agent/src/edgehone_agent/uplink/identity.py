@@ -42,7 +42,7 @@ class Identity:
         folder: STATE/uplink.
         core: address, "https://HOST:PORT".
         node: id.
-        name: what the node asked to be called; the core may have chosen another name.
+        name: what the core called the node at the enrolment; it may have been renamed there since.
         fingerprint: SHA-256 of the core's CA, hex.
         tags: that the token brought, as of the enrolment.
         tasks: that were named at the enrolment; more may come from the core.

@@ -177,12 +177,21 @@ class Enrol:
 
 @dataclass(frozen=True)
 class Enrolled:
-    """The answer: the node's id, its certificate and the core's CA (PEM), and the tags that the token brought."""
+    """The answer.
+
+    Attributes:
+        node: the node's id.
+        certificate, ca: PEM.
+        tags: that the token brought.
+        name: what the node is called from now on: what the token says, or else what the node asked for; "" from a core
+            that does not tell.
+    """
 
     node: str
     certificate: str
     ca: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """See `Message`."""
@@ -193,8 +202,9 @@ class Enrolled:
         """See `Message`."""
         fields = _opened(data, "enrolled")
         return cls(
-            matching(fields, "node", _NODE), _pem(fields, "certificate"), _pem(fields, "ca"), _texts(fields, "tags")
-        )
+            matching(fields, "node", _NODE), _pem(fields, "certificate"), _pem(fields, "ca"), _texts(fields, "tags"),
+            fields.text("name", "", longest=200),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from edgehone.records.database import open_database
 from edgehone.records.tables import enrolment, feedback, node, sample
 from edgehone.records.tables import round as round_table
 from edgehone.service.dashboard.visits import local_path
-from edgehone.testing.cores import PASSWORD, CoreNode
+from edgehone.testing.cores import PASSWORD, CoreNode, new_token
 from edgehone.testing.seeded_cores import TASK, WAITING, fill
 
 
@@ -190,6 +190,29 @@ def test_a_token_is_shown_once_and_lets_one_node_in(start: Callable[..., Any], t
         assert "dock-7" in ada.get("/nodes/" + enrolled.node)[2]
     finally:
         node.close()
+
+
+def test_an_unused_token_is_withdrawn_by_an_operator(start: Callable[..., Any], tmp_path: Path) -> None:
+    core = start()
+    token = new_token(core.place, name="dock-7")
+    ada, bob = Browser(core), Browser(core, "bob")
+    page = ada.get("/enrol")[2]
+    id = page.split('name="token" value="')[1].split('"')[0]
+    assert "/enrol/withdraw" not in bob.get("/enrol")[2]
+    for browser, fields, wanted in (
+        (ada, {}, 403), (bob, {"csrf": bob.csrf()}, 403), (ada, {"csrf": ada.csrf(), "token": "_" * 16}, 422),
+        (ada, {"csrf": ada.csrf(), "token": "0" * 16}, 400),
+    ):  # fmt: skip
+        assert browser.post("/enrol/withdraw", **{"token": id} | fields)[0] == wanted, fields
+    assert len(rows(core, select(enrolment))) == 1
+    status, headers, _ = ada.post("/enrol/withdraw", token=id, csrf=ada.csrf())
+    assert (status, headers["location"]) == (303, "/enrol")
+    assert "None waits" in ada.get("/enrol")[2]
+    assert "enrolment.withdraw" in ada.get("/audit")[2]
+    stranger = CoreNode(core.port, tmp_path / "node", core.place.authority / "ca.pem")
+    with pytest.raises(AssertionError, match="403"):
+        stranger.enrol(token)
+    stranger.close()
 
 
 def test_an_empty_core_says_what_to_do_next(start: Callable[..., Any]) -> None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection, and_, or_, select
 
 from edgehone.errors import InputError
-from edgehone.fleet.enrol import make_token
+from edgehone.fleet.enrol import make_token, token_id, withdraw
 from edgehone.records.tables import cohort, enrolment, release
 from edgehone.service.answers import Refused
 from edgehone.service.core import Core
@@ -31,7 +32,7 @@ from edgehone.service.people import Caller
 router = APIRouter(route_class=PageRoute)
 
 HOURS = (1, 8, 24, 168, 720)
-MOST_TOKENS = 20
+MOST_TOKENS = 50
 _DAY_S = 86_400.0
 
 Field = Annotated[str, Form(max_length=300)]
@@ -80,6 +81,14 @@ def make(
     for one in task:
         words += ["--task", one]
     return _page(request, core, caller, Made(shlex.join(words), named, pairs, now_s + hours * 3600.0))
+
+
+@router.post("/enrol/withdraw")
+def end(core: TheCore, caller: Acting, token: Annotated[str, Form(pattern=r"^[0-9a-f]{16}$")]) -> Response:
+    """End a token that nobody has used."""
+    now_s = core.clock()
+    core.writer.run_now(lambda conn: withdraw(conn, token, actor=caller.actor, now_s=now_s))
+    return RedirectResponse("/enrol", 303)
 
 
 def parse_tags(text: str) -> dict[str, str]:
@@ -131,8 +140,10 @@ def _page(request: Request, core: Core, caller: Caller, made: Made | None) -> Re
     with core.database.read() as conn:
         was_used = enrolment.c.used_s > now_s - _DAY_S
         waits = and_(enrolment.c.used_s.is_(None), enrolment.c.expires_s > now_s)
-        query = select(enrolment).where(or_(was_used, waits)).order_by(enrolment.c.created_s.desc()).limit(MOST_TOKENS)
+        order = (enrolment.c.used_s.is_not(None), enrolment.c.created_s.desc())  # those that can be withdrawn first
+        query = select(enrolment).where(or_(was_used, waits)).order_by(*order).limit(MOST_TOKENS)
         tokens, known = conn.execute(query).all(), tasks(conn)
     return page(
         request, "enrol.html.j2", caller, title="Enrol a node", tokens=tokens, made=made, tasks=known, hours=HOURS,
+        token_id=token_id,
     )  # fmt: skip
