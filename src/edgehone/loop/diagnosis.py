@@ -34,9 +34,8 @@ from edgehone.fleet.risk_test import LOG_PROOF, Count, log_above
 from edgehone.loop.baseline import can_be_named, moved
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.sight import NodeSight, Sight
-from edgehone.loop.triggers import Trigger, fired
+from edgehone.loop.triggers import Trigger, fired, most_wrong
 from edgehone.units import format_duration
-from edgehone_agent.watch.risk import RiskDetector
 
 Scope = Literal["node", "cohort", "fleet", "task"]
 Kind = Literal["fault", "input", "output", "risk", "labels"]
@@ -179,23 +178,14 @@ def audit(sight: Sight, policy: LoopPolicy, nodes: Sequence[NodeSight] = (), *, 
     if policy.label_error and sight.labels.classes:
         words += f" and {policy.label_error:.0%} of the labels are wrong themselves"
     proof = LOG_PROOF + math.log(max(1, tests))
-    limit = _limit(measured, policy.tolerance, sight.labels.classes, policy)
+    limit = most_wrong(measured, policy.tolerance, sight.labels.classes, policy)
     if count.wrong > limit * count.rows and log_above(count, limit) >= proof:
         return Audit("dropped", words)
-    limit = _limit(measured, max(policy.flat_margin, policy.tolerance), sight.labels.classes, policy)
+    limit = most_wrong(measured, max(policy.flat_margin, policy.tolerance), sight.labels.classes, policy)
     right = Count(count.rows, count.rows - count.wrong)
     if count.wrong < limit * count.rows and log_above(right, 1 - limit) >= proof:
         return Audit("flat", words)
     return Audit("unknown", f"{words}, and more labels are needed to tell")
-
-
-def _limit(measured: float, tolerance: float, classes: int, policy: LoopPolicy) -> float:
-    """The share of answers that people call wrong while the model errs no more than is tolerated, below 1."""
-    known = RiskDetector(
-        "error", baseline=measured, tolerance=tolerance, label_error=policy.label_error if classes else 0.0,
-        two_classes=classes == 2,
-    )  # fmt: skip
-    return min(known.limit, 0.999)
 
 
 def _scopes(kind: Kind, alarmed: Sequence[NodeSight], nodes: Sequence[NodeSight]) -> list[Finding]:

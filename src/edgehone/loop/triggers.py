@@ -1,6 +1,11 @@
 """What may begin a round: one small function for each trigger, from what is seen to a trigger or None. Pure.
 
 A trigger is a reason to look closer; `diagnosis` decides what is done about it.
+
+A model that is wrong in a share of its answers by nature is corrected all the time. So corrections are a reason only
+beyond those that the measured errors, the tolerance and wrong labels explain (`most_wrong`), and when it is proven that
+there are more of them: for a model that errs no more than is tolerated, that happens to at most 1 in 20 dataset
+versions, however often one looks, as long as labels were drawn without regard to the answers.
 """
 
 from __future__ import annotations
@@ -9,8 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgehone.fleet.risk_test import LOG_PROOF, Count, log_above
 from edgehone.loop.policy import DAY_S, LoopPolicy
 from edgehone.loop.sight import Sight
+from edgehone_agent.watch.risk import RiskDetector
+
+_MOST_SHARE = 0.999
 
 
 @dataclass(frozen=True)
@@ -48,17 +57,30 @@ def drift(sight: Sight, policy: LoopPolicy) -> Trigger | None:
 
 
 def labels(sight: Sight, policy: LoopPolicy) -> Trigger | None:
-    """Enough answers were corrected; as many corrections as there are wrong labels to be expected are no reason."""
-    count, new = sight.labels.corrected, sight.labels.new
-    mistaken = round(policy.label_error * new) if sight.labels.classes else 0
-    if not policy.corrections or count - mistaken < policy.corrections:
+    """Enough answers were corrected, beyond those that measured errors and wrong labels explain."""
+    known = sight.labels
+    if known.baseline is None:
+        limit = policy.label_error if known.classes else 0.0
+    else:
+        limit = most_wrong(known.baseline, policy.tolerance, known.classes, policy)
+    explained = limit * known.new
+    if not policy.corrections or known.corrected - explained < policy.corrections:
         return None
-    why = f"{count} answers were corrected since the last dataset version"
-    evidence = {"corrected": count}
-    if mistaken:
-        why += f", {mistaken} of {new} labels may be wrong themselves"
-        evidence["mistaken"] = mistaken
-    return Trigger("labels", why, evidence)
+    if limit and log_above(Count(known.new, known.corrected), limit) < LOG_PROOF:
+        return None
+    why = f"{known.corrected} answers were corrected since the last dataset version"
+    if limit:
+        why += f", of {known.new} labels, and {round(explained)} corrections are no more than what was measured"
+    return Trigger("labels", why, {"corrected": known.corrected, "new": known.new, "explained": explained})
+
+
+def most_wrong(measured: float, tolerance: float, classes: int, policy: LoopPolicy) -> float:
+    """The share of answers that people call wrong while the model errs no more than is tolerated, below 1."""
+    known = RiskDetector(
+        "error", baseline=min(measured, _MOST_SHARE), tolerance=min(tolerance, _MOST_SHARE),
+        label_error=policy.label_error if classes else 0.0, two_classes=classes == 2,
+    )  # fmt: skip
+    return min(known.limit, _MOST_SHARE)
 
 
 def new_class(sight: Sight, policy: LoopPolicy) -> Trigger | None:

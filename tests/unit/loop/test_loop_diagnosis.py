@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgehone.fleet.risk_test import Count
+from edgehone.loop import triggers
 from edgehone.loop.diagnosis import diagnose
 from edgehone.loop.policy import DAY_S, LoopPolicy
 from edgehone.loop.sight import LabelSight, NodeSight, Sight, beyond_of, fault_of
@@ -79,7 +80,7 @@ TABLE = [
     (FLEET, audited(10, 1), {}, ("collect", "fleet", "more labels are needed")),  # no drop, and no proof of that
     ([drifted(1, **OUTPUT), *QUIET], FLAT, {}, ("nothing", "node", "errors have not")),
     ([drifted(n, **OUTPUT) for n in range(1, 7)], FLAT, {}, ("re-baseline", "fleet", "answered")),
-    (QUIET, LabelSight(**ENOUGH, corrected=200), {}, ("retrain", "task", "200 answers were corrected")),
+    (QUIET, LabelSight(**{**ENOUGH, "new": 300}, corrected=233), {}, ("retrain", "task", "233 answers were corrected")),
     (QUIET, LabelSight(**ENOUGH, unknown={"ozone": 20}), {}, ("nothing", "task", "new study")),
     (QUIET, FLAT, {"since_s": NOW_S - 31 * DAY_S}, ("retrain", "task", "31 days")),
     (QUIET, FLAT, {"asked": "person:ann"}, ("retrain", "task", "person:ann asked")),
@@ -109,7 +110,7 @@ def test_nothing_is_nothing() -> None:
 
 
 def test_several_reasons_make_one_round() -> None:
-    labels = audited(200, 70, corrected=500)
+    labels = audited(200, 70, new=900, corrected=500)
     found = diagnose(Sight("gas", NOW_S, tuple(FLEET), labels, since_s=NOW_S - 99 * DAY_S), POLICY)
     assert [one.answer for one in found] == ["retrain"]
     assert "audited" in found[0].why and "500 answers" in found[0].why and "99 days" in found[0].why
@@ -201,10 +202,52 @@ def test_a_real_drop_is_found_through_wrong_labels() -> None:
 
 
 def test_wrong_labels_are_no_corrections() -> None:
-    labels = audited(200, 38, new=2000, corrected=390)  # of these about 200 contradict by mistake
+    labels = audited(200, 38, new=2000, corrected=430)  # of these about 200 contradict by mistake
     for share, answers in ((0.1, []), (0.0, ["retrain"])):
         sight = Sight("gas", NOW_S, tuple(QUIET), labels, since_s=NOW_S)
         assert [one.answer for one in diagnose(sight, replace(POLICY, label_error=share))] == answers
+
+
+@pytest.mark.parametrize(
+    ("new", "corrected", "baseline", "fires"),
+    [
+        (300, 232, 0.1, False),  # 33 of them are what was measured and is tolerated
+        (300, 233, 0.1, True),
+        (2000, 360, 0.18, False),  # wrong by nature: a tolerance above 18 % explains 380
+        (2000, 579, 0.18, False),
+        (2000, 580, 0.18, True),
+        (100_000, 19_200, 0.18, False),  # 200 more than are explained, which chance gives as well
+        (100_000, 22_000, 0.18, True),
+        (300, 199, None, False),  # nothing is known to compare with
+        (300, 200, None, True),
+        (300, 300, 1.0, False),  # a model that was never right
+    ],
+)
+def test_corrections_count_beyond_what_was_measured(
+    new: int, corrected: int, baseline: float | None, fires: bool
+) -> None:
+    known = LabelSight(usable=new, new=new, corrected=corrected, baseline=baseline, classes=3)
+    found = triggers.labels(Sight("gas", NOW_S, labels=known), POLICY)
+    assert (found is not None) == fires
+    if found is not None and baseline is not None:
+        assert "no more than what was measured" in found.why and found.evidence["explained"] > baseline * new
+
+
+def test_a_model_that_is_wrong_by_nature_is_left_alone() -> None:
+    """18 % errors for ever, looked at after every 100 labels: the bound is 1 task in 20, and few come near it."""
+    alarms, seeds = 0, 100
+    for seed in range(seeds):
+        wrong = np.cumsum(np.random.default_rng(seed).random(50_000) < 0.19)  # all that is tolerated
+        alarms += any(
+            triggers.labels(
+                Sight(
+                    "work", NOW_S, labels=LabelSight(new=new, corrected=int(wrong[new - 1]), baseline=0.18, classes=2)
+                ),
+                POLICY,
+            )
+            for new in range(100, 50_001, 100)
+        )
+    assert alarms <= 0.05 * seeds
 
 
 def channel(counts: dict[int, int], name: str = "input 2", log_e: float = 50.0) -> dict[str, Any]:
