@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 
-from edgehone.fleet.observed import NodeView
-
-
-def position(rollout: str, node: str) -> float:
-    """Where a node stands in the order of a rollout, in [0, 1), evenly spread: a stage of 25 % has those below 0.25."""
-    digest = hashlib.sha256(f"{rollout}\0{node}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+from edgehone.fleet.observed import NodeView, position
 
 
 def most(share: float, least: int, count: int) -> int:
@@ -31,13 +25,17 @@ def spread(rollout: str, candidates: Iterable[NodeView], count: int, *, first: S
     Returns:
         Up to `count` nodes.
     """
+    tags: dict[int, str] = {}  # → as text; many nodes share the same tags
     kinds: dict[tuple[str, str], list[NodeView]] = {}
     for view in candidates:
-        kinds.setdefault((view.cohort, repr(sorted(view.tags.items()))), []).append(view)
+        told = tags.get(id(view.tags))
+        if told is None:
+            told = tags[id(view.tags)] = repr(sorted(view.tags.items()))
+        kinds.setdefault((view.cohort, told), []).append(view)
     order = sorted(kinds, key=lambda kind: (kind[0] not in first, position(rollout, "\0".join(kind))))
     turns: list[tuple[bool, int, int, NodeView]] = []
     for place, kind in enumerate(order):
-        members = sorted(kinds[kind], key=lambda view: (position(rollout, view.id), view.id))
+        members = nsmallest(count, kinds[kind], key=lambda view: (view.place(rollout), view.id))
         turns += [(kind[0] not in first, turn, place, view) for turn, view in enumerate(members)]
     turns.sort(key=lambda found: found[:3])
     return [view for *_, view in turns[:count]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -10,6 +11,12 @@ from edgehone_agent.errors import StateError
 from edgehone_agent.wire.uplink import TaskStatus
 
 T = TypeVar("T")
+
+
+def position(rollout: str, node: str) -> float:
+    """Where a node stands in the order of a rollout, in [0, 1), evenly spread: a stage of 25 % has those below 0.25."""
+    digest = hashlib.sha256(f"{rollout}\0{node}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class NodeView:
     def refused(self, version: int) -> bool:
         """Whether it tried this version and went back."""
         return any(failure.version == version for failure in self.status.failed)
+
+    def place(self, rollout: str) -> float:
+        """Where it stands in the order of a rollout, see `position`."""
+        return position(rollout, self.id)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,12 @@ Rules:
 - What is kept of a node is small: when it was heard of, its tags and state, what it is, and of each task the version
   that answers and those that it went back from. The rest of a status is read for the few nodes that are watched or
   chosen, when a step asks for it; so the connection stays open as long as the views are used.
-- A small fleet is looked over at every refresh. Of a large one only nodes that were heard of lately are read. What
-  people change (tags, states), and what was late on its way to the disk, is seen by a look at everybody now and then.
+- Everybody is looked over page by page, in the order of their ids: a page at each refresh, and from the beginning again
+  after the last. A fleet of one page is looked over at every refresh. Of a larger one the refresh also reads the nodes
+  that were heard of since the last. What people change there (tags, states), and what was late on its way to the disk,
+  is seen when its page comes.
+- Until every page has been read once, the fleet is not known (`whole` is false): nothing may be decided from a part.
+- Who calls seldom, or after a clock was set back, gets everybody at once.
 - Views are those that `views.node_views` makes, in another order. A node whose row cannot be read is left out.
 """
 
@@ -19,7 +23,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, cast, select
@@ -27,20 +31,20 @@ from sqlalchemy import Connection, Row, Text, cast, select
 from edgehone.fleet.choose import Offer, node_facts
 from edgehone.fleet.cohorts import cohort_of, load_cohorts
 from edgehone.fleet.nodes import QUARANTINED, REVOKED
-from edgehone.fleet.observed import NodeView
-from edgehone.fleet.views import fits_any
+from edgehone.fleet.observed import NodeView, position
+from edgehone.fleet.views import Fitting
 from edgehone.records.tables import node
 from edgehone_agent.errors import BundleError, StateError
 from edgehone_agent.fit import NodeFacts
 from edgehone_agent.wire.uplink import TaskStatus
 
-SMALL = 2000
-"""Nodes up to which a fleet is looked over at every refresh."""
+PAGE = 8000
+"""Nodes that are looked over at a refresh: an even part of a second's work."""
 
-_ALL_EVERY_S = 15.0
+_SELDOM_S = 15.0
 _LATE_S = 5.0  # that a heartbeat may take from its time to the disk
 _CHUNK = 500
-_MOST_FACTS = 10_000
+_MOST_SHARED = 10_000
 _LOG = logging.getLogger("edgehone.fleet")
 
 _BRIEF = select(node.c.id, node.c.seen_s, node.c.beats, node.c.state, cast(node.c.tags, Text))
@@ -54,10 +58,15 @@ _NEVER: frozenset[int] = frozenset()
 
 @dataclass(slots=True, frozen=True)
 class _Kept:
-    """A node: what it is recognised by (seen_s, beats, state, tags as text), what it is, and what it says by task."""
+    """A node: what it is recognised by (seen_s, beats, state, tags as text), what it is, and what it says by task.
+
+    Nodes that say the same share it: a million objects less, which the garbage collector would look over again and
+    again, with everything else standing still. Memory, which is of each node its own, stands beside the shared facts.
+    """
 
     mark: tuple[Any, ...]
     facts: NodeFacts
+    memory_bytes: int | None
     said: Mapping[str, Said]
 
 
@@ -98,6 +107,7 @@ class StoredView(NodeView):
     """A view that knows what most of a step asks, and reads the node's status when that is asked for."""
 
     kept: _Kept
+    _place: tuple[str, float]
     _said: Said
     _statuses: _Statuses
 
@@ -105,10 +115,10 @@ class StoredView(NodeView):
     def of(cls, id: str, kept: _Kept, said: Said, statuses: _Statuses, **more: Any) -> StoredView:
         """A node as it is kept; `more` are the other fields of a `NodeView`."""
         made = cls.__new__(cls)  # a frozen dataclass takes five times as long to fill its fields
-        made.__dict__.update(
-            id=id, seen_s=kept.mark[0], quarantined=kept.mark[2] == QUARANTINED, kept=kept, _said=said,
-            _statuses=statuses, **more,
-        )  # fmt: skip
+        more |= {"id": id, "seen_s": kept.mark[0], "quarantined": kept.mark[2] == QUARANTINED, "kept": kept}
+        more |= {"_said": said, "_statuses": statuses}
+        for name, value in more.items():  # one by one they need no dictionary of their own
+            object.__setattr__(made, name, value)
         return made
 
     @property
@@ -124,6 +134,10 @@ class StoredView(NodeView):
         """See `NodeView`."""
         return version in self._said[1]
 
+    def place(self, rollout: str) -> float:
+        """See `NodeView`."""
+        return self._place[1] if self._place[0] == rollout else position(rollout, self.id)
+
 
 @dataclass
 class _Shown:
@@ -131,46 +145,81 @@ class _Shown:
 
     key: tuple[Any, ...]
     statuses: _Statuses
+    fitting: Fitting
     views: dict[str, StoredView] = field(default_factory=dict)
     kinds: dict[str, tuple[Mapping[str, str], str]] = field(default_factory=dict)  # tags as text → tags, cohort
-    fits: dict[NodeFacts, bool] = field(default_factory=dict)
 
 
 class RollCall:
     """The nodes of one core. For one thread.
 
     Args:
-        small: fleets up to this size are looked over at every refresh.
+        page: nodes that are looked over at a refresh, at least 1.
+
+    Attributes:
+        whole: every node has been read at least once.
     """
 
-    def __init__(self, small: int = SMALL) -> None:
-        self._small = small
-        self._nodes: dict[str, _Kept] = {}
-        self._shown: dict[str, _Shown] = {}
-        self._all_s = self._last_s = float("-inf")
+    def __init__(self, page: int = PAGE) -> None:
+        self._page = page
         self._conn: Connection | None = None
+        self._empty()
+
+    def _empty(self) -> None:
+        self.whole = False
+        self._nodes: dict[str, _Kept] = {}
+        self._facts: dict[NodeFacts, NodeFacts] = {}
+        self._said: dict[tuple[tuple[str, Said], ...], Mapping[str, Said]] = {}
+        self._shown: dict[str, _Shown] = {}
+        self._last_s: float | None = None
+        self._after = ""  # the last node of the last page
+        self._met: set[str] = set()  # since the first page
 
     def refresh(self, conn: Connection, now_s: float) -> int:
         """Take in what has changed, and return of how many nodes. Call it at the beginning of a read."""
-        is_due = not 0 <= now_s - self._all_s < _ALL_EVERY_S or now_s < self._last_s
-        query = _BRIEF
-        if not is_due and len(self._nodes) > self._small:
-            query = query.where(node.c.seen_s >= self._last_s - _LATE_S)
-            rows = conn.execute(query).all()
-        else:
-            rows = conn.execute(query).all()
-            for id in self._nodes.keys() - {row[0] for row in rows}:
-                del self._nodes[id]
-            self._all_s = now_s
         marks: dict[str, tuple[Any, ...]] = {}
-        for row in rows:
+        for row in self._look(conn, now_s):
             known, mark = self._nodes.get(row[0]), row[1:]
             if known is None or known.mark != mark:
                 marks[row[0]] = mark
         for id, facts, said in _whole(conn, marks):
-            self._nodes[id] = _Kept(marks[id], facts, said)
+            self._nodes[id] = self._keep(marks[id], facts, said)
         self._last_s, self._conn = now_s, conn
         return len(marks)
+
+    def _keep(self, mark: tuple[Any, ...], facts: NodeFacts, said: Mapping[str, Said]) -> _Kept:
+        """A node, with what others have alike shared with them."""
+        for shared in (self._facts, self._said):
+            if len(shared) >= _MOST_SHARED:
+                shared.clear()
+        alike = replace(facts, memory_bytes=None)
+        return _Kept(
+            mark, self._facts.setdefault(alike, alike), facts.memory_bytes,
+            self._said.setdefault(tuple(said.items()), said),
+        )  # fmt: skip
+
+    def _look(self, conn: Connection, now_s: float) -> Iterator[Row[Any]]:
+        """The nodes that are looked over now; what is not there any more is dropped when everybody was."""
+        last_s = self._last_s
+        is_seldom = last_s is not None and not 0 <= now_s - last_s < _SELDOM_S
+        if is_seldom:
+            self._after, self._met = "", set()
+            page = conn.execute(_BRIEF).all()
+        else:
+            page = conn.execute(_BRIEF.where(node.c.id > self._after).order_by(node.c.id).limit(self._page)).all()
+        self._met.update(row[0] for row in page)
+        yield from page
+        is_last = is_seldom or len(page) < self._page
+        if last_s is not None and not is_seldom and (self._after or not is_last):
+            for row in conn.execute(_BRIEF.where(node.c.seen_s >= last_s - _LATE_S)):
+                self._met.add(row[0])
+                yield row
+        if not is_last:
+            self._after = page[-1][0]
+            return
+        for id in self._nodes.keys() - self._met:
+            del self._nodes[id]
+        self._after, self._met, self.whole = "", set(), True
 
     def views(
         self,
@@ -198,7 +247,7 @@ class RollCall:
         key = (task, tuple(map(repr, offers)), tuple(map(repr, cohorts)))
         shown = self._shown.get(rollout)
         if shown is None or shown.key != key:
-            shown = self._shown[rollout] = _Shown(key, _Statuses(task))
+            shown = self._shown[rollout] = _Shown(key, _Statuses(task), Fitting(offers))
         old, new = shown.views, {}
         for id, kept in self._nodes.items():
             seen_s, _, state, tags = kept.mark
@@ -212,13 +261,10 @@ class RollCall:
                 if kind is None:
                     carried = json.loads(tags)
                     kind = shown.kinds[tags] = (carried, cohort_of(cohorts, task, carried).name)
-                fits = shown.fits.get(kept.facts)
-                if fits is None:
-                    if len(shown.fits) >= _MOST_FACTS:
-                        shown.fits.clear()
-                    fits = shown.fits[kept.facts] = fits_any(offers, kept.facts)
+                place = (rollout, position(rollout, id)) if view is None else view._place
                 view = StoredView.of(
-                    id, kept, said, shown.statuses, cohort=kind[1], online=online, tags=kind[0], fits=fits
+                    id, kept, said, shown.statuses, cohort=kind[1], online=online, tags=kind[0],
+                    fits=shown.fitting.one(kept.facts, kept.memory_bytes), _place=place,
                 )  # fmt: skip
             new[id] = view
         shown.views = new
@@ -230,19 +276,15 @@ class RollCall:
         wanted = set(rollouts)
         self._shown = {id: shown for id, shown in self._shown.items() if id in wanted}
         if not wanted:
-            self._nodes = {}
-            self._all_s = self._last_s = float("-inf")
+            self._empty()
         self._conn = None
 
 
 def _whole(conn: Connection, ids: Mapping[str, Any]) -> Iterator[tuple[str, NodeFacts, Mapping[str, Said]]]:
     """Facts and statuses of nodes, as far as they can be read."""
     ordered = sorted(ids)
-    if len(ordered) > 20 * _CHUNK:  # then one look at all is quicker
-        found: Iterable[Row[Any]] = (row for row in conn.execute(_WHOLE) if row[0] in ids)
-    else:
-        chunks = (ordered[start : start + _CHUNK] for start in range(0, len(ordered), _CHUNK))
-        found = (row for chunk in chunks for row in conn.execute(_WHOLE.where(node.c.id.in_(chunk))))
+    chunks = (ordered[start : start + _CHUNK] for start in range(0, len(ordered), _CHUNK))
+    found = (row for chunk in chunks for row in conn.execute(_WHOLE.where(node.c.id.in_(chunk))))
     for id, facts, status in map(tuple, found):
         try:
             yield id, node_facts(json.loads(facts)), {task: _said(told) for task, told in json.loads(status).items()}

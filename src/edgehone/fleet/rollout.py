@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from edgehone.fleet.canaries import most, position, spread
+from edgehone.fleet.canaries import most, spread
 from edgehone.fleet.gates import Limits, Step, Verdict, judge, took
-from edgehone.fleet.observed import NodeView, Watched, known_fields
+from edgehone.fleet.observed import NodeView, Watched, known_fields, position
 from edgehone_agent.errors import InputError, StateError
 from edgehone_agent.wire.uplink import Desired
 
@@ -149,17 +149,22 @@ class Rollout:
         """Whether it will change no desired state any more."""
         return self.state not in ("running", "paused")
 
-    @property
+    @cached_property
     def share(self) -> float:
         """Of all nodes, those that the present stage offers it to besides the canaries."""
         return self.plan.stages[int(self.stage.split()[1]) - 1] if self.stage.startswith("stage") else 0.0
 
     def touches(self, node: str) -> bool:
         """Whether a node of its cohorts is offered the release in the present stage, to serve or beside its own."""
-        share = self.share
-        if self.stage == STABLE or share >= 1 or node in self.canary_ids:
-            return True
-        return share > 0 and position(self.id, node) < share
+        return self._touches_for_sure(node) or (self.share > 0 and position(self.id, node) < self.share)
+
+    def touches_view(self, view: NodeView) -> bool:
+        """`touches` of a node that is looked at, which may know its place."""
+        return self._touches_for_sure(view.id) or (self.share > 0 and view.place(self.id) < self.share)
+
+    def _touches_for_sure(self, node: str) -> bool:
+        """Whether it is touched wherever it stands in the order."""
+        return self.stage == STABLE or self.share >= 1 or node in self.canary_ids
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field."""
@@ -318,7 +323,7 @@ def _step_now(rollout: Rollout, views: Views, now_s: float) -> Step:
         shadow=in_shadow,
         watched=watched,
         others=untouched,
-        bystanders=any(view.online and not rollout.touches(view.id) for view in views.values()),
+        bystanders=rollout.share < 1 and any(view.online and not rollout.touches_view(view) for view in views.values()),
         rows=rollout.plan.shadow_rows if in_shadow else 0,
         overdue=clock_s - rollout.stage_since_s >= rollout.plan.patience_s,
         rows_overdue=rollout.ready_s is not None and clock_s - rollout.ready_s >= rollout.plan.shadow_s,
@@ -387,7 +392,6 @@ def _all_have_it(rollout: Rollout, views: Views) -> bool:
 
 def _choose(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, list[Event]]:
     """Choose canaries, or others for those that went offline before they were told."""
-    online = [view for view in views.values() if view.online]
     kept = tuple(
         watched
         for watched in rollout.canaries
@@ -397,6 +401,7 @@ def _choose(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, list
     if not missing:
         return rollout, []
     known = {watched.node for watched in kept}
+    online = [view for view in views.values() if view.online]
     candidates = [
         view
         for view in online
@@ -427,7 +432,7 @@ def _others(rollout: Rollout, views: Views, now_s: float) -> tuple[Watched, ...]
     untouched = [
         view
         for view in views.values()
-        if view.online and not rollout.touches(view.id) and not view.has(rollout.version)
+        if view.online and not rollout.touches_view(view) and not view.has(rollout.version)
     ]
     return tuple(Watched.of(view, now_s) for view in spread(rollout.id, untouched, MOST_OTHERS))
 
@@ -442,7 +447,7 @@ def _advance(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, lis
         after = f"stage {number + 1}"
     else:
         return _end(rollout, "done", now_s, ""), [_event(rollout, now_s, "done", f"{at} is good", verdicts)]
-    had = rollout.touches
+    had = rollout.touches_view
     rollout = replace(rollout, stage=after, stage_since_s=now_s, ready_s=None)
     if after == CANARY:
         canaries = tuple(
@@ -454,7 +459,7 @@ def _advance(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, lis
         new = [
             view
             for view in views.values()
-            if view.online and rollout.touches(view.id) and not had(view.id) and not view.has(rollout.version)
+            if view.online and rollout.touches_view(view) and not had(view) and not view.has(rollout.version)
         ]
         witnesses = spread(rollout.id, new, MOST_WITNESSES)
         rollout = replace(rollout, witnesses=tuple(Watched.of(view, now_s) for view in witnesses))

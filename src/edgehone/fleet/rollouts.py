@@ -7,7 +7,8 @@ Rules:
   Whoever is killed has done all of a step or nothing, and the next call goes on.
 - `advance` reads the fleet without holding up writers and decides; then it writes, if neither the rollout nor a canary
   that it takes back has changed meanwhile. Otherwise it leaves the step to the next call. What it knows of the fleet it
-  keeps from one call to the next while something is to do (`roll_call`).
+  keeps from one call to the next while something is to do (`roll_call`). The first calls may do no more than read a
+  large fleet, a part of it each.
 """
 
 from __future__ import annotations
@@ -199,9 +200,12 @@ def advance(db: Database, now_s: float, *, online_s: float = ONLINE_S) -> list[H
     with db.read() as conn:
         calls.refresh(conn, now_s)
         offers = load_offers(conn)[0]
-        steps = [
-            _decide(calls, before, offers.get((before.task, before.version), ()), now_s, online_s) for before in todo
-        ]
+        of = {before.id: offers.get((before.task, before.version), ()) for before in todo}
+        if not calls.whole:  # the rest of a large fleet is read by the next calls; views are made as it comes
+            for before in todo:
+                calls.views(before.id, before.task, of[before.id], now_s, online_s=online_s)
+            return []
+        steps = [_decide(calls, before, of[before.id], now_s, online_s) for before in todo]
     happened = []
     for one in steps:
         if one.after == one.before:

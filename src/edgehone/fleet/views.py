@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
@@ -19,6 +21,7 @@ from edgehone_agent.wire.uplink import TaskStatus
 ONLINE_S = 180.0
 """A node that was heard of within this time is asked and judged: three heartbeats of a minute."""
 
+_MOST_KINDS = 10_000
 _LOG = logging.getLogger("edgehone.fleet")
 
 
@@ -34,7 +37,7 @@ def node_views(
         online_s: how long ago a node that is online may have been heard of.
     """
     cohorts = load_cohorts(conn, task)
-    fitting: dict[NodeFacts, bool] = {}
+    fitting = Fitting(offers)
     found = []
     for row in conn.execute(select(node).where(node.c.state != REVOKED).order_by(node.c.id)):
         reported = row.status.get(task)
@@ -45,8 +48,6 @@ def node_views(
         except BundleError as error:  # one node's bad row must not stop the fleet
             _LOG.warning("node %s is left out: %s", row.id, error)
             continue
-        if facts not in fitting:
-            fitting[facts] = fits_any(offers, facts)
         found.append(
             NodeView(
                 id=row.id,
@@ -55,16 +56,37 @@ def node_views(
                 seen_s=row.seen_s,
                 status=status,
                 tags=row.tags,
-                fits=fitting[facts],
+                fits=fitting.one(facts, facts.memory_bytes),
                 quarantined=row.state == QUARANTINED,
             )
         )
     return found
 
 
-def fits_any(offers: Sequence[Offer], facts: NodeFacts) -> bool:
-    """Whether a node can run one of these."""
-    return any(_fits(offer, facts) for offer in offers)
+class Fitting:
+    """Whether a node can run one of some offers: asked once for each kind of node.
+
+    Args:
+        offers: members of a release.
+    """
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        self._offers = offers
+        self._needs_bytes = sorted({offer.fit.memory_bytes for offer in offers})
+        self._known: dict[tuple[str, tuple[str, ...], str, int], bool] = {}
+
+    def one(self, facts: NodeFacts, memory_bytes: int | None) -> bool:
+        """Whether a node that is this, with this memory in place of the facts', can."""
+        # no two nodes have the same memory, but what matters is how many of the needs it meets
+        met = -1 if memory_bytes is None else bisect_right(self._needs_bytes, memory_bytes)
+        key = (facts.machine, facts.runtimes, facts.agent, met)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_KINDS:
+                self._known.clear()
+            whole = replace(facts, memory_bytes=memory_bytes)
+            known = self._known[key] = any(_fits(offer, whole) for offer in self._offers)
+        return known
 
 
 def _fits(offer: Offer, facts: NodeFacts) -> bool:

@@ -6,7 +6,7 @@ import random
 from dataclasses import fields
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import Connection, delete, insert, update
 
 from edgehone.fleet.cohorts import put_cohort
 from edgehone.fleet.nodes import describe, set_state
@@ -42,18 +42,26 @@ def flat(view: NodeView) -> dict[str, object]:
     return known | {"has": [view.has(n) for n in (1, 2, 3)], "refused": [view.refused(n) for n in (1, 2, 3)]}
 
 
+def read(calls: RollCall, conn: Connection, now_s: float) -> list[int]:
+    """Refresh until everybody is known; of how many nodes each time."""
+    found = [calls.refresh(conn, now_s)]
+    while not calls.whole:
+        found.append(calls.refresh(conn, now_s))
+    return found
+
+
 def compare(world: StoredFleet, calls: RollCall, watched: tuple[str, ...] = ("001",)) -> None:
     with world.database.read() as conn:
         offers = load_offers(conn)[0][("digits", 2)]
-        calls.refresh(conn, world.now_s)
+        read(calls, conn, world.now_s)
         kept = calls.views("r", "digits", offers, world.now_s, online_s=180.0, watched=watched)
         whole = node_views(conn, "digits", offers, world.now_s)
         assert sorted(map(flat, kept), key=lambda one: str(one["id"])) == list(map(flat, whole))
 
 
-@pytest.mark.parametrize("small", [0, 1000])
-def test_it_sees_what_a_look_at_everybody_sees(world: StoredFleet, small: int) -> None:
-    rng, calls = random.Random(small), RollCall(small)
+@pytest.mark.parametrize("page", [5, 1000])
+def test_it_sees_what_a_look_at_everybody_sees(world: StoredFleet, page: int) -> None:
+    rng, calls = random.Random(page), RollCall(page)
     compare(world, calls)
     ids = sorted(world.fleet.nodes)
     for number in range(25):
@@ -64,7 +72,7 @@ def test_it_sees_what_a_look_at_everybody_sees(world: StoredFleet, small: int) -
                 world.fleet.nodes[id].version = rng.choice([None, 1, 2])
         world.heartbeats()
         world.now_s += rng.choice([1.0, 20.0, 20.0, 200.0, -500.0])
-        if small or number % 5 == 4:  # of a large fleet, what people do is seen at the next look at everybody
+        if page > 12 or number % 5 == 4:  # of a large fleet, what people do is seen at the next look at everybody
             with world.database.write() as conn:
                 one, other = rng.sample(ids, 2)
                 describe(conn, one, name=None, tags={"site": rng.choice("abcd")}, actor=ME, now_s=world.now_s)
@@ -87,31 +95,66 @@ def test_it_sees_what_a_look_at_everybody_sees(world: StoredFleet, small: int) -
         compare(world, calls, tuple(rng.sample(ids, 3)))
 
 
-def test_of_a_large_fleet_only_those_are_read_that_were_heard_of(world: StoredFleet) -> None:
-    calls = RollCall(0)
+def test_of_a_large_fleet_a_page_is_read_and_those_that_were_heard_of(world: StoredFleet) -> None:
+    calls = RollCall(5)
     with world.database.read() as conn:
-        assert calls.refresh(conn, world.now_s) == 12
-        assert calls.refresh(conn, world.now_s + 1.0) == 0
-    world.now_s += 1.0
+        assert read(calls, conn, world.now_s) == [5, 5, 2]
+        assert calls.refresh(conn, world.now_s + 6.0) == 0  # the first page again
+    world.now_s += 6.0
     with world.database.write() as conn:
         seen = {"seen_s": world.now_s, "beats": node.c.beats + 1}
         conn.execute(update(node).where(node.c.id == "003").values(**seen))
-        conn.execute(update(node).where(node.c.id == "004").values(state="quarantined"))
+        conn.execute(update(node).where(node.c.id.in_(["004", "011"])).values(state="quarantined"))
     with world.database.read() as conn:
-        assert calls.refresh(conn, world.now_s) == 1
-        assert calls.refresh(conn, world.now_s + 16.0) == 1
-        assert calls.refresh(conn, world.now_s - 900.0) == 0  # the clock was set back: everybody, and nothing is new
+        assert calls.refresh(conn, world.now_s) == 1  # 003, which was heard of; the page is that of 005
+        assert calls.refresh(conn, world.now_s + 1.0) == 1  # the page of 011
+        assert calls.refresh(conn, world.now_s + 2.0) == 1  # that of 004
+    with world.database.write() as conn:
+        conn.execute(update(node).where(node.c.id.in_(["001", "002"])).values(state="quarantined"))
+    with world.database.read() as conn:
+        assert calls.refresh(conn, world.now_s + 60.0) == 2  # who calls seldom gets everybody
+    with world.database.write() as conn:
+        conn.execute(update(node).where(node.c.id.in_(["001", "002"])).values(state="active"))
+    with world.database.read() as conn:
+        assert calls.refresh(conn, world.now_s - 900.0) == 2  # and so does a clock that was set back
+
+
+@pytest.mark.parametrize("page", [3, 4, 6, 12, 13])
+def test_nobody_is_lost_between_pages(world: StoredFleet, page: int) -> None:
+    calls = RollCall(page)
+    with world.database.read() as conn:
+        assert sum(read(calls, conn, world.now_s)) == 12
+    with world.database.write() as conn:
+        conn.execute(delete(node).where(node.c.id.in_(["000", "011"])))
+        values = {"tags": {}, "state": "active", "why": "", "facts": {}, "status": {}, "enrolled_s": 1.0}
+        conn.execute(insert(node).values(id="0055", name="new", **values))
+    for _ in range(12):
+        with world.database.read() as conn:
+            calls.refresh(conn, world.now_s)
+    assert sorted(calls._nodes) == sorted([*(f"{n:03}" for n in range(1, 11)), "0055"])
+
+
+def test_nothing_is_decided_from_a_part_of_a_fleet(world: StoredFleet) -> None:
+    _calls[world.database] = RollCall(5)
+    start(world.database, "digits", 2, now_s=world.now_s, actor=ME, id="r1")
+    for _ in range(2):
+        assert advance(world.database, world.now_s) == []
+        with world.database.read() as conn:
+            assert not find_rollout(conn, "r1").canaries
+    happened = advance(world.database, world.now_s)
+    assert [one.event.what for one in happened] == ["canaries"]
+    assert happened[0].event.detail["words"] == "1 of 12 online nodes try it first"
 
 
 def test_a_row_that_cannot_be_read_leaves_its_node_out_and_no_other(world: StoredFleet) -> None:
-    calls = RollCall(0)
+    calls = RollCall(5)
     with world.database.write() as conn:
         for id, status in (("001", {"digits": {"version": "x"}}), ("002", [1]), ("003", {"digits": {"failed": [1]}})):
             conn.execute(update(node).where(node.c.id == id).values(status=status))
         conn.execute(update(node).where(node.c.id == "004").values(status={"digits": {"version": 1, "ready": "?"}}))
     with world.database.read() as conn:
         offers = load_offers(conn)[0][("digits", 2)]
-        calls.refresh(conn, world.now_s)
+        read(calls, conn, world.now_s)
         kept = calls.views("r", "digits", offers, world.now_s, online_s=180.0, watched=("004", "005"))
         assert sorted(view.id for view in kept) == ["000", *(f"{n:03}" for n in range(5, 12))]
         odd = calls.views("r", "digits", offers, world.now_s, online_s=180.0)
@@ -138,7 +181,7 @@ def test_views_need_a_call_and_nothing_is_kept_when_there_is_nothing_to_do(world
 
 @pytest.mark.parametrize("model", [Model(), Model(crash_on_load=True)])
 def test_a_rollout_goes_the_same_way_in_a_large_fleet(world: StoredFleet, model: Model) -> None:
-    _calls[world.database] = RollCall(0)
+    _calls[world.database] = RollCall(5)
     world.fleet.models[2] = model
     start(
         world.database, "digits", 2, now_s=world.now_s, actor=ME, id="r1", plan=RolloutPlan(shadow_rows=0, soak_s=60.0)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgehone.errors import InputError
-from edgehone.fleet.canaries import most, position, spread
-from edgehone.fleet.observed import NodeView
+from edgehone.fleet.canaries import most, spread
+from edgehone.fleet.observed import NodeView, position
 from edgehone.fleet.rollout import (
     CANARY,
     LAST_PATIENCE,
