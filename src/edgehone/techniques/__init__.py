@@ -7,7 +7,7 @@ that is applied all the same raises the error it named.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ class Context:
         validate: the metric on the validation split, for the curve.
         report: told about progress.
         checkpoint: where training keeps its state.
+        latency_us: what the int8 network of a training graph takes on the target, in microseconds, measured quickly;
+            None where nothing can be measured. What is not faster is not kept.
     """
 
     prepared: Prepared
@@ -43,6 +45,7 @@ class Context:
     validate: Validate | None = None
     report: Report | None = None
     checkpoint: Path | None = None
+    latency_us: Callable[[Graph], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Run:
         report: told about progress at least once a second, or after every step where one takes longer.
         checkpoint: file for the state, written every half minute, at every epoch and on Ctrl-C; removed when done.
         keep_checkpoint: leave the file when done; the same run again then takes its result from there.
+        penalty: a term added to the loss, (network, share of the steps done) → scalar; see `regularise`.
+        after_step: changes the network in place after each step, (network, share of the steps done); see `sparsify`.
     """
 
     data: Examples
@@ -80,6 +82,8 @@ class Run:
     report: Report | None = None
     checkpoint: Path | None = None
     keep_checkpoint: bool = False
+    penalty: Callable[[nn.Module, float], Tensor] | None = None
+    after_step: Callable[[nn.Module, float], None] | None = None
 
 
 def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
@@ -143,11 +147,15 @@ class _State:
             loss = (1 - run.teacher.weight) * loss + run.teacher.weight * taught
         if run.training.l1:
             loss = loss + run.training.l1 * torch.stack([p.abs().sum() for p in self._penalised]).sum()
+        if run.penalty is not None:
+            loss = loss + run.penalty(self.network, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
         self.optimizer.step()
         self.step = step + 1
+        if run.after_step is not None:
+            run.after_step(self.network, self.step / self.total)
         self._losses.append(loss.detach())
         if self.step % 10 == 0 or self.step == self.total or time.monotonic() - self._looked > _LOOK_S:
             self._look()

@@ -135,3 +135,31 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     rates = [learning_rate(1.0, step, 200) for step in range(200)]
     assert rates[0] == pytest.approx(1 / 20) and max(rates) == 1.0 and rates[-1] < 1e-3
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_a_penalty_is_part_of_the_loss_and_hears_how_far_training_is() -> None:
+    shares: list[float] = []
+
+    def shrink(net: nn.Module, share: float) -> Tensor:
+        shares.append(share)
+        return 0.05 * torch.stack([p.square().sum() for p in net.parameters() if p.dim() > 1]).sum()
+
+    plain, penalised = network(), network()
+    fit(plain, run())
+    fit(penalised, run(penalty=shrink))
+    norm = lambda net: sum(float(p.square().sum()) for p in net.parameters() if p.dim() > 1)  # noqa: E731
+    assert norm(penalised) < 0.5 * norm(plain)
+    assert shares[0] == 0 and shares == sorted(shares) and 0.9 < shares[-1] < 1
+
+
+def test_what_is_done_after_each_step_lasts() -> None:
+    def mask(net: nn.Module, share: float) -> None:
+        assert 0 < share <= 1
+        with torch.no_grad():
+            for parameter in net.parameters():
+                if parameter.dim() > 1:
+                    parameter[0] = 0
+
+    net = network()
+    fit(net, run(after_step=mask))
+    assert all(not p[0].any() for p in net.parameters() if p.dim() > 1)
