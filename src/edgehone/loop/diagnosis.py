@@ -2,8 +2,10 @@
 
 The table, by scope (node, cohort, fleet) and kind (fault, input, output, risk); the first line that fits counts:
 
-    a sensor stands still, is missing, or is far out          quarantine: what the node sends teaches nothing
-        where the others of its cohort are well
+    a sensor stands still, is missing, or is far out, for     quarantine: what the node sends teaches nothing
+        two reports and `fault_after_s`, and on no other
+        node of its cohort the like began at that time
+    the same, not for so long yet                             nothing, for now
     risk alarm, or drift with an audited drop                 retrain
     input drift on one node, no drop                          adapt, where the policy lets nodes learn by themselves
     drift, audited labels do not tell yet                     collect labels
@@ -32,6 +34,7 @@ from typing import Any, Literal
 
 from edgehone.fleet.risk_test import LOG_PROOF, Count, log_above
 from edgehone.loop.baseline import can_be_named, moved
+from edgehone.loop.faults import together_s
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.sight import NodeSight, Sight
 from edgehone.loop.triggers import Trigger, fired, most_wrong
@@ -42,6 +45,7 @@ Kind = Literal["fault", "input", "output", "risk", "labels"]
 Answer = Literal["quarantine", "adapt", "re-baseline", "collect", "retrain", "nothing"]
 ROUNDS: tuple[Answer, ...] = ("retrain", "re-baseline")
 _HALF = 0.5
+FAULT_REPORTS = 2  # in a row that show a fault, at the least
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Finding:
         kind: what has changed.
         nodes: that show it.
         words: for people.
+        is_pending: it has to last before it counts.
     """
 
     scope: Scope
@@ -61,6 +66,7 @@ class Finding:
     kind: Kind
     nodes: tuple[NodeSight, ...] = ()
     words: str = ""
+    is_pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,9 @@ def diagnose(sight: Sight, policy: LoopPolicy) -> tuple[Diagnosis, ...]:
 
 def findings(sight: Sight, policy: LoopPolicy) -> tuple[Finding, ...]:
     """What has changed, and where: faults one by one, the rest by how far it reaches."""
-    faults = _faults(sight, policy)
-    whole = [one for one in sight.nodes if one.node not in faults]
-    found = [Finding("node", name, "fault", (one,), words) for name, (one, words) in faults.items()]
+    found = _faults(sight, policy)
+    faulty = {one.name for one in found}
+    whole = [one for one in sight.nodes if one.node not in faulty]
     alarms: dict[Kind, list[NodeSight]] = {
         "risk": [one for one in whole if one.risk_level >= policy.risk_level],
         "input": [one for one in whole if one.watch_level >= policy.drift_level and not one.is_output],
@@ -118,24 +124,38 @@ def findings(sight: Sight, policy: LoopPolicy) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _faults(sight: Sight, policy: LoopPolicy) -> dict[str, tuple[NodeSight, str]]:
+def _faults(sight: Sight, policy: LoopPolicy) -> list[Finding]:
     """Nodes with a broken sensor, and how that shows.
 
     Not many sensors break at once. Where most nodes of a cohort of several show it, or of the fleet, the world has
-    changed: a place lies in the dark. Readings far out may be that as well. So they have to stay that way for a while,
-    and only there: other nodes of the cohort have had the time to see it by then.
+    changed: a place lies in the dark. The first of them must not be taken for broken: it has to stay that way for a
+    while, and where it begins on another node of its cohort at that time, it is the place. Readings far out may be the
+    place of a node that is alone in its cohort as well; a sensor that stands still is broken there, too.
     """
     nodes = sight.nodes
-    alarmed = [one for one in nodes if one.watch_level >= policy.drift_level]
-    broken = [one for one in alarmed if one.fault]
-    found = {one.node: (one, one.fault) for one in broken if not _is_shared(one, broken, nodes)}
-    broken = [one for one in alarmed if one.beyond and one.node not in found]
-    for one in broken:
-        has_peers = any(other.cohort == one.cohort for other in nodes if other.node != one.node)
-        has_stayed = one.since_s is not None and sight.now_s - one.since_s >= policy.fault_after_s
-        if has_peers and has_stayed and not _is_shared(one, broken, nodes):
-            found[one.node] = (one, one.beyond)
+    troubled = [one for one in nodes if one.watch_level >= policy.drift_level and (one.fault or one.beyond)]
+    found = []
+    for one in troubled:
+        peers = [other for other in nodes if other.cohort == one.cohort and other.node != one.node]
+        words = one.fault or (one.beyond if peers else "")
+        if not words or _is_shared(one, troubled, nodes) or _begins_elsewhere(one, troubled, policy):
+            continue
+        has_stayed = one.trouble_s is not None and sight.now_s - one.trouble_s >= policy.fault_after_s
+        is_pending = one.reports < FAULT_REPORTS or not has_stayed
+        found.append(Finding("node", one.node, "fault", (one,), words, is_pending))
     return found
+
+
+def _begins_elsewhere(one: NodeSight, troubled: Sequence[NodeSight], policy: LoopPolicy) -> bool:
+    """Whether trouble began on another node of its cohort at about the same time."""
+    if one.trouble_s is None:
+        return False
+    apart_s = together_s(policy.fault_after_s)
+    return any(
+        other.cohort == one.cohort and other.trouble_s is not None and abs(other.trouble_s - one.trouble_s) <= apart_s
+        for other in troubled
+        if other.node != one.node
+    )
 
 
 def _is_shared(one: NodeSight, some: Sequence[NodeSight], nodes: Sequence[NodeSight]) -> bool:
@@ -216,6 +236,8 @@ def _about_nodes(
         evidence = {**_figures(sight), "nodes": [_shown(one) for one in finding.nodes[:20]], "trigger": trigger.why}
         return Diagnosis(trigger.name, finding.scope, finding.name, finding.kind, what, why, evidence, tuple(cohorts))
 
+    if finding.is_pending:
+        return answer("nothing", f"{finding.words}; if it stays so, and only here, it is a fault of the sensor")
     if finding.kind == "fault":
         why = f"{finding.words}: a sensor fault of one node, not a change of the world; its data teaches nothing"
         return answer("quarantine", why)

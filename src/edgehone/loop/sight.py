@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -22,20 +23,15 @@ from edgehone.fleet.nodes import ACTIVE
 from edgehone.fleet.risk_test import Count
 from edgehone.loop import baseline
 from edgehone.loop.baseline import Place
+from edgehone.loop.faults import OUTPUTS, Report, Trouble, asked_from_s, trouble_of
 from edgehone.loop.policy import LoopPolicy
 from edgehone.loop.trust import Settled
 from edgehone.records.tables import dataset, evidence, node, release
 from edgehone.records.tables import round as round_table
-from edgehone_agent.wire.card import BINS, MISSING
 
 ENDED = ("done", "refused", "failed", "aborted")
-OUTPUTS = ("confidence", "entropy", "predicted class", "output", "reconstruction")
 WEEK_S = 7 * 86_400.0
-STUCK_SHARE = 0.95  # of the rows of a channel in one bin that is no outer one: a sensor that has stopped
-MISSING_SHARE = 0.5
-BEYOND_SHARE = 0.95  # of the rows of a channel on one side of 99.8 % of what the reference counted
-FAULT_ROWS = 64
-_PROOF = 11.5  # log of 1e5: what the watch's second level asks for, too
+_MOST_REPORTS = 100  # that are read back for a sensor that looks broken
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class NodeSight:
         beyond: readings that lie far out, in words; a fault of the sensor where no other node of the cohort has it.
         evidence: id of the row.
         since_s: since when it alarms; None for a calm one.
+        trouble_s: since when its reports show the fault, or readings far out; None for neither.
+        reports: how many in a row show it.
         called: its name for people; "" for its id.
     """
 
@@ -67,6 +65,8 @@ class NodeSight:
     beyond: str = ""
     evidence: int = 0
     since_s: float | None = None
+    trouble_s: float | None = None
+    reports: int = 0
     called: str = ""
 
     @property
@@ -193,45 +193,6 @@ def look(
     )
 
 
-def fault_of(content: Mapping[str, Any]) -> str:
-    """What evidence says about a broken sensor: a channel of the readings that stands still, or is missing. Pure.
-
-    A reading that has only moved lies in many bins or in the outermost one; one that stands still lies in one bin, and
-    most likely in one of the others.
-    """
-    for channel in _mappings(content.get("channels")):
-        counts = _counts(channel.get("counts"))
-        name = str(channel.get("channel", ""))
-        if not _is_input(name) or not counts:
-            continue
-        rows = sum(counts)
-        if rows < FAULT_ROWS:
-            continue
-        if counts[MISSING] >= MISSING_SHARE * rows:
-            return f"{name} is missing in {counts[MISSING]} of {rows} readings"
-        fullest = max(range(BINS), key=counts.__getitem__)
-        if counts[fullest] >= STUCK_SHARE * rows and 1 < fullest < BINS - 1 and _is_proven(channel):
-            return f"{name} stands still: {counts[fullest]} of {rows} readings lie in one of {BINS - 1} bins"
-    return ""
-
-
-def beyond_of(content: Mapping[str, Any]) -> str:
-    """What evidence says about readings far out: nearly all of a channel lie on one side of the whole reference. Pure.
-
-    On one node that is a gain, an offset or a broken wire; on all nodes of a place it is the place.
-    """
-    for channel in _mappings(content.get("channels")):
-        counts = _counts(channel.get("counts"))
-        name = str(channel.get("channel", ""))
-        rows = sum(counts)
-        if not _is_input(name) or rows < FAULT_ROWS or not _is_proven(channel):
-            continue
-        for side, words in ((1, "below"), (BINS - 1, "above")):
-            if counts[side] >= BEYOND_SHARE * rows:
-                return f"{name} is {words} nearly all that was seen before: {counts[side]} of {rows} readings"
-    return ""
-
-
 def look_at_nodes(conn: Connection, policy: LoopPolicy) -> tuple[NodeSight, ...]:
     """The active nodes that report a task, as their newest evidence about the bundle that they serve shows them."""
     task = policy.task
@@ -252,8 +213,34 @@ def look_at_nodes(conn: Connection, policy: LoopPolicy) -> tuple[NodeSight, ...]
         seen = replace(seen, called=one.name or "")
         if seen.watch_level >= policy.drift_level:
             seen = replace(seen, since_s=baseline.alarms_since(conn, one.id, task, digest, policy.drift_level))
+            seen = with_trouble(seen, _trouble(conn, one.id, task, digest, policy))
         found.append(seen)
     return tuple(found)
+
+
+def with_trouble(seen: NodeSight, trouble: Trouble) -> NodeSight:
+    """A node with what its reports say about a broken sensor. Pure.
+
+    What goes back further than was looked has lasted since the node alarms.
+    """
+    since_s = trouble.since_s
+    if since_s is not None and not trouble.is_whole and seen.since_s is not None:
+        since_s = min(since_s, seen.since_s)
+    return replace(seen, fault=trouble.fault, beyond=trouble.beyond, trouble_s=since_s, reports=trouble.reports)
+
+
+def _trouble(conn: Connection, name: str, task: str, digest: str, policy: LoopPolicy) -> Trouble:
+    query = (
+        select(evidence.c.received_s, evidence.c.content)
+        .where(evidence.c.node == name, evidence.c.task == task, evidence.c.digest == digest)
+        .order_by(evidence.c.id.desc())
+        .limit(_MOST_REPORTS)
+    )
+    reports = (Report(row.received_s, row.content) for row in conn.execute(query))
+    newest = next(reports, None)
+    if newest is None:
+        return Trouble()
+    return trouble_of(chain([newest], reports), asked_from_s(newest.time_s, policy.fault_after_s))
 
 
 def node_sight(name: str, cohort: str, row: Mapping[str, Any]) -> NodeSight:
@@ -264,7 +251,7 @@ def node_sight(name: str, cohort: str, row: Mapping[str, Any]) -> NodeSight:
     channel = str(top.get("channel", ""))
     return NodeSight(
         name, cohort, row["watch_level"], row["risk_level"], channel, str(top.get("direction", "")),
-        channel.startswith(OUTPUTS), row["rows"], fault_of(content), beyond_of(content), row["id"],
+        channel.startswith(OUTPUTS), row["rows"], evidence=row["id"],
     )  # fmt: skip
 
 
@@ -342,21 +329,6 @@ def _baseline(measured: Mapping[str, Any]) -> float | None:
 
 def _mappings(found: Any) -> list[Mapping[str, Any]]:
     return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
-
-
-def _is_input(name: str) -> bool:
-    return not name.startswith((*OUTPUTS, "projection", "distance"))
-
-
-def _is_proven(channel: Mapping[str, Any]) -> bool:
-    proof = channel.get("log_e_all_rows")
-    return isinstance(proof, int | float) and proof >= _PROOF
-
-
-def _counts(found: Any) -> list[int]:
-    """Rows by bin; empty for what is none."""
-    is_list = isinstance(found, list) and len(found) == BINS
-    return list(found) if is_list and all(type(one) is int and one >= 0 for one in found) else []
 
 
 def _number(value: Any) -> float:

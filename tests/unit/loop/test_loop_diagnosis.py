@@ -12,13 +12,14 @@ from edgehone.fleet.risk_test import Count
 from edgehone.loop import triggers
 from edgehone.loop.diagnosis import diagnose
 from edgehone.loop.policy import DAY_S, LoopPolicy
-from edgehone.loop.sight import LabelSight, NodeSight, Sight, beyond_of, fault_of
-from edgehone_agent.wire.card import BINS
+from edgehone.loop.sight import LabelSight, NodeSight, Sight
 
 NOW_S = 1_800_000_000.0
 SINCE_S = NOW_S - 3600.0
 READ = {"gas": 300, "north": 300}
-BEYOND = {"beyond": "input 0 is above nearly all that was seen before"}
+LASTS: dict[str, Any] = {"trouble_s": NOW_S - 600, "reports": 2}
+BEYOND = {"beyond": "input 0 is above nearly all that was seen before", **LASTS}
+STILL = {"fault": "input 3 stands still", **LASTS}
 POLICY = LoopPolicy("gas", "gas", "family", ("int8",), schedule_days=30.0)
 ENOUGH: dict[str, Any] = {"usable": 300, "new": 100, "baseline": 0.1, "classes": 3}
 
@@ -46,13 +47,17 @@ OUTPUT = {"channel": "confidence", "is_output": True}
 
 TABLE = [
     # nodes, labels, more of the sight, (answer, scope, word of the reason)
-    ([drifted(1, fault="input 3 stands still"), *QUIET], FLAT, {}, ("quarantine", "node", "sensor fault")),
-    ([drifted(n, fault="input 3 stands still") for n in range(1, 7)], FLAT, {}, ("re-baseline", "fleet", "have not")),
+    ([drifted(1, **STILL), *QUIET], FLAT, {}, ("quarantine", "node", "sensor fault")),
+    ([drifted(1, **STILL, cohort="north"), *QUIET], FLAT, {}, ("quarantine", "node", "sensor fault")),  # alone there
+    # not for long, or said once only
+    ([drifted(1, **{**STILL, "trouble_s": NOW_S - 299}), *QUIET], FLAT, {}, ("nothing", "node", "if it stays so")),
+    ([drifted(1, **{**STILL, "reports": 1}), *QUIET], DROPPED, {}, ("nothing", "node", "if it stays so")),
+    ([drifted(n, **STILL) for n in range(1, 7)], FLAT, {}, ("re-baseline", "fleet", "have not")),
     # a place lies in the dark: all of its sensors stand still
-    ([drifted(n, cohort="north", fault="input 3 stands still") for n in (1, 2)] + QUIET, FLAT, {},
+    ([drifted(n, cohort="north", **STILL) for n in (1, 2)] + QUIET, FLAT, {},
      ("re-baseline", "cohort", "north")),
     ([drifted(1, **BEYOND), *QUIET], FLAT, {}, ("quarantine", "node", "above nearly all")),
-    ([drifted(1, **BEYOND, since_s=NOW_S - 1), *QUIET], FLAT, {}, ("nothing", "node", "alone")),  # not for long
+    ([drifted(1, **{**BEYOND, "trouble_s": NOW_S - 1}), *QUIET], FLAT, {}, ("nothing", "node", "if it stays so")),
     ([drifted(1, **BEYOND, cohort="north"), *QUIET], FLAT, {}, ("re-baseline", "node", "alone")),  # nobody is beside it
     ([drifted(n, **BEYOND, cohort="north") for n in (1, 2)] + QUIET, FLAT, {}, ("re-baseline", "cohort", "north")),
     ([node(1, risk_level=2), *QUIET], UNKNOWN, {}, ("retrain", "node", "more errors")),
@@ -117,8 +122,30 @@ def test_several_reasons_make_one_round() -> None:
 
 
 def test_one_sick_node_beside_a_drop() -> None:
-    found = diagnose(Sight("gas", NOW_S, (drifted(1, fault="input 3 is missing"), *FLEET[1:]), DROPPED), POLICY)
+    found = diagnose(Sight("gas", NOW_S, (drifted(1, **STILL), *FLEET[1:]), DROPPED), POLICY)
     assert sorted(one.answer for one in found) == ["quarantine", "retrain"]
+
+
+@pytest.mark.parametrize(
+    ("cohort", "apart_s", "answers"),
+    [
+        ("gas", 0, ["nothing", "nothing"]),  # two of seven, at the same time: it gets dark there
+        ("gas", 1200, ["nothing", "nothing"]),
+        ("gas", -1200, ["nothing", "nothing"]),
+        ("gas", 1201, ["quarantine", "quarantine"]),  # two sensors that broke one after the other
+        ("north", 0, ["quarantine", "quarantine"]),  # of another place
+    ],
+)
+def test_what_begins_on_neighbours_at_once_is_the_place(cohort: str, apart_s: float, answers: list[str]) -> None:
+    second = {**BEYOND, "trouble_s": NOW_S - 5000 + apart_s}
+    nodes = (
+        drifted(1, **{**STILL, "trouble_s": NOW_S - 5000}),
+        *(drifted(n, cohort=cohort, **second) for n in (2,)),
+        *QUIET,
+        *(node(n, cohort="north") for n in (10, 11)),
+    )
+    found = diagnose(Sight("gas", NOW_S, nodes, FLAT), POLICY)
+    assert [one.answer for one in found] == answers
 
 
 def test_a_task_that_learns_on_nodes_is_not_retrained() -> None:
@@ -248,42 +275,3 @@ def test_a_model_that_is_wrong_by_nature_is_left_alone() -> None:
             for new in range(100, 50_001, 100)
         )
     assert alarms <= 0.05 * seeds
-
-
-def channel(counts: dict[int, int], name: str = "input 2", log_e: float = 50.0) -> dict[str, Any]:
-    return {"channel": name, "counts": [counts.get(index, 0) for index in range(BINS)], "log_e_all_rows": log_e}
-
-
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (channel({5: 500}), "stands still"),
-        (channel({0: 300, 4: 200}), "missing"),
-        (channel({BINS - 1: 500}), ""),  # it has moved out of the range, as a darker picture does
-        (channel({5: 400, 6: 100}), ""),
-        (channel({5: 40}), ""),  # too few rows
-        (channel({5: 500}, log_e=1.0), ""),  # that is what it was like in validation
-        (channel({5: 500}, name="confidence"), ""),
-        ({"channel": "input 1", "counts": "many"}, ""),
-    ],
-)
-def test_sensor_faults(found: dict[str, Any], words: str) -> None:
-    fault = fault_of({"channels": [found]})
-    assert (words in fault) if words else fault == ""
-
-
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (channel({BINS - 1: 96, 5: 4}), "above"),
-        (channel({1: 500}), "below"),
-        (channel({BINS - 1: 90, 5: 10}), ""),
-        (channel({BINS - 1: 60, 1: 40}), ""),  # wide, not off
-        (channel({BINS - 1: 60}), ""),  # too few rows
-        (channel({BINS - 1: 500}, log_e=1.0), ""),  # a constant that always was
-        (channel({BINS - 1: 500}, name="distance"), ""),
-    ],
-)
-def test_readings_far_out(found: dict[str, Any], words: str) -> None:
-    told = beyond_of({"channels": [found]})
-    assert (words in told) if words else told == ""
