@@ -147,7 +147,7 @@ def test_a_penalty_is_part_of_the_loss_and_hears_how_far_training_is() -> None:
     plain, penalised = network(), network()
     fit(plain, run())
     fit(penalised, run(penalty=shrink))
-    norm = lambda net: sum(float(p.square().sum()) for p in net.parameters() if p.dim() > 1)  # noqa: E731
+    norm = lambda net: sum(float(p.detach().square().sum()) for p in net.parameters() if p.dim() > 1)  # noqa: E731
     assert norm(penalised) < 0.5 * norm(plain)
     assert shares[0] == 0 and shares == sorted(shares) and 0.9 < shares[-1] < 1
 
