@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgehone.simulate.run import Cast
     from edgehone.simulate.scenario import Scenario
+    from edgehone.simulate.story import Story
 
 help = "play a scripted world on a core and nodes on this machine"
 examples = (
@@ -18,6 +22,7 @@ examples = (
     "edgehone simulate my-world.toml --study my-family --nodes 5 --seed 1 --speed 2 -o played",
     "edgehone simulate darkening --study fashion-family --fake --nodes 100 --days 3 -o days",
     "edgehone simulate darkening --study fashion-family --fake --nodes 100 --days 3 --no-training -o decisions",
+    "edgehone simulate darkening --core https://localhost:7443 --api-token-file token.txt -o at-my-core",
 )
 _MOST_NODES = {False: 200, True: 2000}  # by --fake
 _MOST_DAYS = 3650.0
@@ -28,6 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a name of --list, or a TOML file")
     parser.add_argument("--list", action="store_true", help="the scenarios that come with edgehone")
     parser.add_argument("--study", type=Path, metavar="FOLDER", help="a finished study of the scenario's task")
+    parser.add_argument(
+        "--core", metavar="URL", help="instead of a new core: one that runs; it treats the nodes as real"
+    )
+    parser.add_argument(
+        "--api-token-file", type=Path, metavar="FILE", help="with --core: its first line is an operator's API token"
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="with --core on another machine: its ca/ca.pem")
     parser.add_argument("--fake", action="store_true", help="nodes in memory, on a clock that nobody waits for")
     parser.add_argument("--days", type=float, metavar="D", help="with --fake: spread the readings over so many days")
     parser.add_argument("--no-training", action="store_true", help="with --fake: record what would be trained")
@@ -50,15 +62,16 @@ def run(args: argparse.Namespace) -> int:
         found = ready_scenarios()
         print(json.dumps(found) if args.json else "\n".join(f"{name:16} {about}" for name, about in found.items()))
         return 0
-    for name in ("scenario", "study", "output"):
+    for name in ("scenario", "study" if args.core is None else "api_token_file", "output"):
         if getattr(args, name) is None:
-            raise InputError(f"there is no {name}", where="edgehone simulate", do="see edgehone simulate --help")
+            words = name.replace("_", "-")
+            raise InputError(f"there is no {words}", where="edgehone simulate", do="see edgehone simulate --help")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise OutputFolderError("the folder is not empty", where=str(args.output), do="choose a new one")
     _check(args)
     scenario = load_scenario(args.scenario)
     try:
-        (_play_fake if args.fake else _play)(args, scenario)
+        (_play_fake if args.fake else _play if args.core is None else _play_there)(args, scenario)
     except KeyboardInterrupt as error:
         raise Interrupted("stopped; nothing is left running", where=str(args.output)) from error
     return 0
@@ -70,6 +83,12 @@ def _check(args: argparse.Namespace) -> None:
     most = _MOST_NODES[args.fake]
     if not (args.nodes is None or 1 <= args.nodes <= most) or not 0 < args.speed < 1e6 or args.seed < 0:
         raise InputError(f"1 to {most} nodes, a speed above 0 and a seed from 0 on", where="edgehone simulate")
+    if args.core is not None and (args.fake or args.study is not None):
+        raise InputError(
+            "a core that runs has its own release and clock", where="--core", do="leave out --study and --fake"
+        )
+    if args.core is None and (args.api_token_file is not None or args.ca is not None):
+        raise InputError("--api-token-file and --ca need --core", where="edgehone simulate", do="add --core URL")
     if args.fake and (args.keep or args.speed != 1.0):
         raise InputError("--keep and --speed are for processes", where="--fake", do="say --days for another speed")
     if not args.fake and (args.days is not None or args.no_training):
@@ -117,35 +136,64 @@ def _play_fake(args: argparse.Namespace, scenario: Scenario) -> None:
 
 
 def _play(args: argparse.Namespace, scenario: Scenario) -> None:
+    from edgehone.simulate.nodes import Processes
+    from edgehone.simulate.run import set_up
+
+    with Processes(args.output) as site:
+        _on_processes(args, scenario, "starting the core and the nodes", partial(set_up, site, args.study))
+        if args.keep:
+            _stay(f"{site.address}: sign in as operator with {site.password}; Ctrl-C ends all")
+
+
+def _play_there(args: argparse.Namespace, scenario: Scenario) -> None:
+    from edgehone.simulate.joined import Guests, open_people
+    from edgehone.simulate.run import join
+
+    people = open_people(args.core, _first_line(args.api_token_file), ca=args.ca)
+    with Guests(args.output, people) as site:
+        _on_processes(args, scenario, "bringing nodes to the core", partial(join, site))
+        if args.keep:
+            _stay(f"nodes {site.name(0)} and on are at {site.address}; Ctrl-C ends them")
+
+
+def _on_processes(
+    args: argparse.Namespace, scenario: Scenario, beginning: str, set_up: Callable[[Scenario, Story], Cast]
+) -> None:
+    """Set up and play, and print what came of it."""
     import time
     from dataclasses import replace
 
     from edgehone.cli._progress import TerminalProgress
-    from edgehone.simulate.nodes import Processes
-    from edgehone.simulate.run import play, set_up
+    from edgehone.simulate.run import play
     from edgehone.simulate.story import Story
 
     scenario = replace(
         scenario, nodes=args.nodes or scenario.nodes, rows_per_s=scenario.rows_per_s * args.speed
     )  # fmt: skip
-    with Processes(args.output) as site:
-        with TerminalProgress(quiet=args.json) as progress:
-            story = Story(time.monotonic, progress.say)
-            progress.stage("starting the core and the nodes")
-            cast = set_up(site, args.study, scenario, story)
-            progress.stage("playing", scenario.rows)
-            try:
-                live = play(cast, scenario, story, seed=args.seed, at=progress.at)
-            finally:
-                page = story.write(args.output, f"{scenario.name}: {scenario.about}")
-        told = {"report": str(page), "rows": live.row, "labels": live.labels, **story.to_json()}
-        print(json.dumps(told) if args.json else f"the report is {page}")
-        if args.keep:
-            import signal
+    with TerminalProgress(quiet=args.json) as progress:
+        story = Story(time.monotonic, progress.say, length_s=scenario.rows / scenario.rows_per_s)
+        progress.stage(beginning)
+        cast = set_up(scenario, story)
+        progress.stage("playing", scenario.rows)
+        try:
+            live = play(cast, scenario, story, seed=args.seed, at=progress.at)
+        finally:
+            page = story.write(args.output, f"{scenario.name}: {scenario.about}")
+    told = {"report": str(page), "rows": live.row, "labels": live.labels, **story.to_json()}
+    print(json.dumps(told) if args.json else f"the report is {page}")
 
-            print(
-                f"{site.address}: sign in as operator with {site.password}; Ctrl-C ends all",
-                file=sys.stderr,
-                flush=True,
-            )
-            signal.pause()
+
+def _stay(words: str) -> None:
+    import signal
+
+    print(words, file=sys.stderr, flush=True)
+    signal.pause()
+
+
+def _first_line(path: Path) -> str:
+    from edgehone.errors import InputError
+
+    try:
+        return path.read_text().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the token cannot be read", where=str(path), do="give a text file") from error

@@ -1,6 +1,6 @@
 """A scenario in memory: many nodes, a clock that nobody waits for, and the real rules of node and core.
 
-    with FakeWorld(folder, study, scenario, story_of, seed=0) as world:
+    with FakeWorld(folder, study, scenario, seed=0) as world:
         world.set_up()
         world.play()
     world.story.to_json()        # the same for the same seed, byte for byte
@@ -31,10 +31,11 @@ from edgehone.fleet.rollout import RolloutPlan
 from edgehone.loop.policy import read_policy, save_policy
 from edgehone.records.tables import node as node_table
 from edgehone.report.study_file import read
+from edgehone.simulate import times
 from edgehone.simulate.fake_core import START_S, FakeCore, ids_from
 from edgehone.simulate.fake_models import Models
 from edgehone.simulate.fake_nodes import FakeNode
-from edgehone.simulate.fake_telling import Telling
+from edgehone.simulate.fake_telling import FakeTelling
 from edgehone.simulate.scenario import Scenario
 from edgehone.simulate.story import Story
 from edgehone.simulate.streams import load_splits
@@ -46,7 +47,7 @@ ROWS_PER_BEAT = 32  # a shadow answers so many together
 SAMPLES_PER_BEAT = 160  # that the fleet sends up, on average
 TRAINING_BEATS = 6  # a training lasts
 LOOK_BEATS = 3  # between two looks of the loop, and two times that nodes send evidence
-DAY_S = 86_400.0
+DAY_S = times.DAY_S
 _READY_BEATS = 40  # within which all nodes have the first release
 _FIRST_BEAT_S = 60.0  # between those, at most
 _MEMORY_BYTES = 1 << 30  # of a node
@@ -88,7 +89,7 @@ class FakeWorld:
     ) -> None:  # fmt: skip
         self.scenario, self.seed = scenario, seed
         self.now_s = START_S
-        self.story = Story(self._clock, say)
+        self.story = Story(self._clock, say, length_s=scenario.rows / scenario.rows_per_s)
         self.beats = 0
         self._folder, self._study, self._at = folder, study, at
         self.beat_s = ROWS_PER_BEAT / scenario.rows_per_s
@@ -98,7 +99,7 @@ class FakeWorld:
         self._examples = 0
         self._core: FakeCore | None = None
         self._models: Models | None = None
-        self._live: Telling | None = None
+        self._live: FakeTelling | None = None
 
     def __enter__(self) -> FakeWorld:
         self._ids.__enter__()
@@ -142,7 +143,7 @@ class FakeWorld:
         with core.database.write() as conn:
             self._furnish(conn, task, member)
         self._enrol(task)
-        self._live = Telling(core, self.nodes, self.scenario, pool, self.story, seed=self.seed)
+        self._live = FakeTelling(core.database, self.nodes, self.scenario, pool, self.story, seed=self.seed)
         rollouts.start(core.database, task, 1, now_s=self.now_s, actor="core", plan=self._plan(shadow_rows=0, soak_s=0))
         for _ in range(_READY_BEATS):
             self._beat(0)

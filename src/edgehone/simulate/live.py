@@ -7,55 +7,76 @@ live.run(until=lambda: live.row >= scenario.rows)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
-from sqlalchemy import select
+import numpy as np
+from numpy.typing import NDArray
 
 from edgehone.errors import HostError
-from edgehone.records.tables import decision, rollout_event, sample
-from edgehone.records.tables import round as round_table
-from edgehone.service.dashboard.readings import as_picture
-from edgehone.simulate.nodes import LiveNode, Processes
+from edgehone.simulate.nodes import Answered
 from edgehone.simulate.people import SimulatedPerson
 from edgehone.simulate.scenario import Scenario
 from edgehone.simulate.story import Story
-from edgehone.simulate.streams import Pool, Seen, Stream
+from edgehone.simulate.streams import Pool, Stream
+from edgehone.simulate.telling import News, Node, Teller
 
 LOOK_S = 1.0
-ALARM = 2  # level of the watch: 1 false alarm in 100,000 readings
 _MOST_LABELS = 32  # at one look, so that feeding goes on
-_SHOWN = 10  # readings of a phase that the report shows
+
+
+class Device(Node, Protocol):
+    """A node that is asked. Both raise HostError when it does not answer."""
+
+    def ask(self, x: NDArray[np.float32]) -> Answered:
+        """Answer one reading."""
+
+    def feedback(self, id: str, prediction: str, *, label: str, time_s: float) -> None:
+        """Take in what the right answer was."""
+
+
+class Site(Protocol):
+    """What is there besides the nodes: their processes and their core."""
+
+    def check(self) -> None:
+        """Raises HostError when a process has ended."""
+
+    def news(self) -> Iterable[News]:
+        """What the core did since it was last asked."""
+
+    def to_label(self, answered: Collection[str]) -> Sequence[str]:
+        """Of the answers given, those that a person may look at, whatever was answered; the best first."""
 
 
 class Live:
     """Drives a scenario, one row of every node at a time.
 
     Attributes:
-        row: of each node, that comes next.
-        labels: given so far.
-        alarmed: names of nodes that have raised an alarm of level 2 or more.
         labelling: whether the person looks at samples; set it when you like, by default the first alarm does.
     """
 
     def __init__(
-        self, site: Processes, nodes: Sequence[LiveNode], scenario: Scenario, pool: Pool, story: Story, *, seed: int
+        self, site: Site, nodes: Sequence[Device], scenario: Scenario, pool: Pool, story: Story, *, seed: int
     ) -> None:
         self._site, self._nodes, self._scenario, self._story = site, nodes, scenario, story
-        self._pool = pool
+        self._teller = Teller(nodes, site.news, scenario, story)
         self._streams = [Stream(scenario, pool, seed=seed, node=number) for number in range(len(nodes))]
         self._person = SimulatedPerson(scenario.annotator, pool.labels, seed=seed)
         self._truth: dict[str, tuple[int, int, int]] = {}  # prediction → node, row, class
         self._asked: set[str] = set()
-        self._seen: dict[str, int | str] = {}
-        self._levels: dict[str, int] = {}
         self._versions: dict[str, int] = {}
-        self._phase = ""
-        self._kept: list[bytes] = []  # of the phase, to be shown
         self._looked_s = 0.0
-        self.row = 0
-        self.labels = 0
-        self.alarmed: set[str] = set()
         self.labelling = False
+
+    @property
+    def row(self) -> int:
+        """Of each node, that comes next."""
+        return self._teller.row
+
+    @property
+    def labels(self) -> int:
+        """Given so far."""
+        return self._teller.labels
 
     def run(self, until: Callable[[], bool], *, limit_s: float = float("inf")) -> bool:
         """Feed until something holds; False when the time is over first.
@@ -71,7 +92,9 @@ class Live:
             if time.monotonic() - self._looked_s >= LOOK_S:
                 self._looked_s = time.monotonic()
                 self._site.check()
-                self._look()
+                known = len(self._teller.alarmed)
+                self._teller.look()
+                self.labelling |= len(self._teller.alarmed) > known
                 if self.labelling:
                     self._label()
                 if until():
@@ -81,12 +104,10 @@ class Live:
         return False
 
     def _feed(self) -> None:
+        self._teller.begin_phase()
         for number, (node, stream) in enumerate(zip(self._nodes, self._streams, strict=True)):
             seen = stream.reading(self.row)
-            if number == 0 and seen.phase != self._phase:
-                self._story.event("phase", seen.phase, mark=seen.phase if self._phase else "")
-                self._phase, self._kept = seen.phase, []
-            self._keep(number, seen)
+            self._teller.keep(number, seen)
             try:
                 answered = node.ask(seen.x)
             except HostError:  # busy or swapping; a device would lose this reading, too
@@ -98,26 +119,14 @@ class Live:
             if self._versions.get(node.name) != answered.version:
                 self._versions[node.name] = answered.version
                 self._story.event("serves", f"{node.name} answers with version {answered.version}")
-        self.row += 1
-
-    def _keep(self, number: int, seen: Seen) -> None:
-        """Show the first readings of a phase, of the first node that it is about."""
-        phase, _ = self._scenario.phase_at(self.row)
-        touched = (node for node in range(len(self._nodes)) if phase.touches(node, self._scenario.cohort(node)))
-        if number != next(touched, 0) or len(self._kept) >= _SHOWN:
-            return
-        picture = as_picture(seen.x)
-        self._kept += [picture] if picture is not None else []
-        if len(self._kept) == _SHOWN:
-            self._story.show(f"{self._nodes[number].name}, {phase.name}", self._kept)
+        self._teller.row += 1
 
     def _label(self) -> None:
-        """The person looks through what nodes have sent up."""
-        query = select(sample.c.id).where(sample.c.share == "uniform").order_by(sample.c.received_s.desc()).limit(500)
-        with self._site.database.read() as conn:
-            ids = [id for id in conn.execute(query).scalars() if id not in self._asked and id in self._truth]
+        """The person looks through what nodes have seen."""
         given = 0
-        for id in ids:
+        for id in self._site.to_label(self._truth):
+            if id not in self._truth or id in self._asked:
+                continue
             number, row, truth = self._truth[id]
             if self.row - row < self._scenario.annotator.delay_rows or given >= _MOST_LABELS:
                 continue
@@ -127,57 +136,4 @@ class Live:
                 continue
             self._nodes[number].feedback(f"label-{id}", id, label=label, time_s=time.time())
             given += 1
-        if given and not self.labels:
-            self._story.event("labels", "the first labels are given", mark="a person begins to label")
-        self.labels += given
-
-    def _look(self) -> None:
-        for node in self._nodes:
-            level = int((node.status().get("watch") or {}).get("level") or 0)
-            if level > self._levels.get(node.name, 0):
-                is_first = level >= ALARM and not self.alarmed
-                mark = f"the watch of {node.name} raises an alarm" if is_first else ""
-                self._story.event("alarm", f"the watch of {node.name} is at level {level}", mark=mark)
-                if level >= ALARM:
-                    self.alarmed.add(node.name)
-                    self.labelling = True
-            self._levels[node.name] = level
-        with self._site.database.read() as conn:
-            for one in conn.execute(
-                select(decision).where(decision.c.id > int(self._seen.get("decision", 0))).order_by(decision.c.id)
-            ):
-                self._seen["decision"] = one.id
-                self._story.event("decision", f"{one.answer}: {one.why}")
-            rounds = conn.execute(select(round_table).order_by(round_table.c.started_s)).all()
-            for one in rounds:
-                now = f"{one.phase} {one.state}"
-                if self._seen.get(one.id) != now:
-                    self._seen[one.id] = now
-                    words = f"{one.phase} ({one.state})" + (f": {one.why}" if one.state != "running" else "")
-                    self._story.event("round", words, mark=_ROUND_MARKS.get(now, ""))
-            for one in conn.execute(
-                select(rollout_event)
-                .where(rollout_event.c.id > int(self._seen.get("event", 0)))
-                .order_by(rollout_event.c.id)
-            ):
-                self._seen["event"] = one.id
-                words = f"{one.what}: {one.detail.get('words', '')}"
-                self._story.event("rollout", words, mark=_rollout_mark(words) if rounds else "")
-
-
-_ROUND_MARKS = {
-    "train running": "the core trains the next version", "gate refused": "the round is refused",
-    "done done": "the round is done",
-}  # fmt: skip
-
-
-def _rollout_mark(words: str) -> str:
-    """What of a rollout stands at the picture."""
-    what, _, rest = words.partition(": ")
-    if what == "started":
-        return f"{rest.partition(' of ')[0]} answers in the shadow"
-    if "canary begins" in rest:
-        return "a canary answers with it"
-    if what in ("rolled back", "aborted"):
-        return "it is rolled back"
-    return ""
+        self._teller.count_labels(given)

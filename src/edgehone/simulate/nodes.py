@@ -25,13 +25,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -42,6 +42,8 @@ from edgehone.fleet.enrol import make_token
 from edgehone.fleet.releases import sync
 from edgehone.records.database import Database, open_database
 from edgehone.service.settings import Place, load_place, write_settings
+from edgehone.simulate.core_news import CoreNews, drawn_samples
+from edgehone.simulate.telling import News
 from edgehone_agent.errors import HostError
 
 T = TypeVar("T")
@@ -135,9 +137,10 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
         self._place: Place | None = None
         self._database: Database | None = None
+        self._news: CoreNews | None = None
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -188,11 +191,7 @@ class Processes:
 
     def add_node(self, task: str, name: str, tags: dict[str, str]) -> LiveNode:
         """Make a token, enrol a node with it, and start it. Raises HostError."""
-        with self.database.write() as conn:
-            authority = Authority.load(self.place.authority)
-            token = make_token(
-                conn, authority, now_s=time.time(), actor="core", name=name, tags=tags, life_s=_HOUR_S
-            )  # fmt: skip
+        token = self.make_token(name, tags)
         state = self._states / name
         enrol = [*_AGENT, "enrol", "-", "--core", self.address, "--task", task, "--state", str(state)]
         _call(enrol, {}, f"{token}\n")
@@ -203,6 +202,25 @@ class Processes:
         wait_for(lambda: (state / "agent.sock").exists(), name, log, process)
         self.nodes.append(node)
         return node
+
+    def make_token(self, name: str, tags: dict[str, str]) -> str:
+        """A token that lets one node in. Raises EdgehoneError."""
+        with self.database.write() as conn:
+            authority = Authority.load(self.place.authority)
+            token = make_token(
+                conn, authority, now_s=time.time(), actor="core", name=name, tags=tags, life_s=_HOUR_S
+            )  # fmt: skip
+        return str(token)
+
+    def news(self) -> list[News]:
+        """What the core did since it was last asked. Raises StateError."""
+        if self._news is None:
+            self._news = CoreNews(self.database)
+        return self._news()
+
+    def to_label(self, answered: Collection[str]) -> Sequence[str]:
+        """Of the answers given, those whose samples of the uniform share were sent up. Raises StateError."""
+        return [id for id in drawn_samples(self.database) if id in answered]
 
     def check(self) -> None:
         """Raises HostError when a process has ended."""

@@ -1,6 +1,7 @@
 """One scenario from beginning to end on real processes: what `edgehone simulate` does.
 
-Order: core → policy and cohorts → release of a study's member → nodes → the scenario's phases.
+Order: core → policy and cohorts → release of a study's member → nodes → the scenario's phases. At a core that already
+runs only the nodes and the phases are ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgehone.fleet.cohorts import put_cohort
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.loop.policy import read_policy, save_policy
 from edgehone.report.study_file import read
+from edgehone.simulate.joined import Guests
 from edgehone.simulate.live import Live
 from edgehone.simulate.nodes import LiveNode, Processes, wait_for
 from edgehone.simulate.scenario import Scenario
@@ -27,6 +29,7 @@ from edgehone.simulate.story import Story
 from edgehone.simulate.streams import Pool, load_pool
 
 INTERVAL_S = 1.0
+_PATIENCE_S = 180.0  # of a core that already runs, whose heartbeats are a minute apart
 _FIRST = RolloutPlan(shadow_rows=0, stages=(1.0,), soak_s=1.0, patience_s=20.0)
 _CAREFUL = {"shadow_rows": 40, "shadow_s": 20.0, "soak_s": 4.0, "patience_s": 20.0, "stages": [1.0]}
 _POLICY: dict[str, Any] = {
@@ -37,12 +40,11 @@ _POLICY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Cast:
-    """What a scenario is played with: the processes, the nodes, the examples and the member that answers."""
+    """What a scenario is played with: the processes, the nodes, the examples and the task of the core."""
 
     site: Processes
     nodes: Sequence[LiveNode]
     pool: Pool
-    member: str
     task: str
 
 
@@ -82,7 +84,42 @@ def set_up(site: Processes, study: Path, scenario: Scenario, story: Story) -> Ca
     for node in nodes:
         wait_for(partial(_is_ready, node), f"version 1 on {node.name}", node.log, node.process)
     story.event("release", f"version 1 ({member}) answers on all nodes")
-    return Cast(site, nodes, pool, member, task)
+    return Cast(site, nodes, pool, task)
+
+
+def join(site: Guests, scenario: Scenario, story: Story) -> Cast:
+    """Bring nodes to a core that already runs, and wait until its release answers on all of them.
+
+    Args:
+        site: at that core; no node runs yet.
+        scenario: says how many nodes and which tags; its task has the name that it has at the core.
+        story: is told.
+
+    Raises:
+        InputError: no such task, the core lets no node in, or its release answers with other classes.
+        HostError: a node does not start, gets no release, or its release does not take readings of this task.
+    """
+    from edgehone.data.load import load_task
+
+    pool, task = load_pool(scenario.task), load_task(scenario.task).name
+    nodes = [site.add_node(task, site.name(n), {"site": scenario.cohort(n)}) for n in range(scenario.nodes)]
+    story.event("core", f"{site.address}, {len(nodes)} nodes enrolled as {site.name(0)} and on")
+    until = time.monotonic() + _PATIENCE_S
+    for node in nodes:
+        limit_s = max(1.0, until - time.monotonic())
+        try:
+            wait_for(partial(_is_ready, node), f"a release of {task} on {node.name}", node.log, node.process, limit_s)
+        except HostError as error:
+            do = f"roll one out: edgehone fleet rollout start {task} VERSION --core CORE; or read the log"
+            raise HostError(error.what, where=error.where, do=do) from error
+        answered = node.ask(pool.x[0])
+        if answered.answer >= len(pool.labels):
+            raise InputError(
+                f"the core's release of {task!r} has more classes than {len(pool.labels)}", where=scenario.task,
+                do="play a scenario of the core's own task",
+            )  # fmt: skip
+        story.event("release", f"version {answered.version} answers on {node.name}")
+    return Cast(site, nodes, pool, task)
 
 
 def play(

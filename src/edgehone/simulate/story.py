@@ -25,8 +25,9 @@ from markupsafe import Markup
 from edgehone.report import theme
 from edgehone.report.plots import PHONE
 from edgehone.report.plots.curves import Line
-from edgehone.report.plots.timeline import Mark, timeline
 from edgehone.report.svg import tag
+from edgehone.simulate.timeline import Mark, timeline
+from edgehone.simulate.times import TimeUnit, unit_for
 
 BIN_S = 2.0
 _POINTS = 40  # of a line in the picture: fewer would hide what happened, more would show the noise of small samples
@@ -57,10 +58,18 @@ class Window:
 
 
 class Story:
-    """Collects. `clock` gives seconds; `say` is called with each line for people."""
+    """Collects what is told.
 
-    def __init__(self, clock: Callable[[], float], say: Callable[[str], None] = lambda _: None) -> None:
-        self._clock, self._say, self._start_s = clock, say, clock()
+    Args:
+        clock: gives seconds.
+        say: is called with each line for people.
+        length_s: how long the story will be, as far as that is known; lines are told in a unit that goes with it.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], say: Callable[[str], None] = lambda _: None, *, length_s: float = 0.0
+    ) -> None:
+        self._clock, self._say, self._start_s, self._length_s = clock, say, clock(), length_s
         self.moments: list[Moment] = []
         self._windows: dict[str, dict[int, Window]] = defaultdict(dict)
         self._latencies: dict[int, list[float]] = defaultdict(list)
@@ -71,10 +80,16 @@ class Story:
         """Seconds since the start."""
         return self._clock() - self._start_s
 
+    @property
+    def unit(self) -> TimeUnit:
+        """That the page shows times in."""
+        last_s = max((one.at_s for one in self.moments), default=0.0)
+        return unit_for(max(self._length_s, last_s))
+
     def event(self, what: str, words: str, *, mark: str = "") -> None:
         """Something happened. `mark` numbers it on the picture, with these few words."""
         self.moments.append(Moment(round(self.now_s, 1), what, words, mark))
-        self._say(f"{self.now_s:6.1f} s  {what:9} {words}")
+        self._say(f"{unit_for(self._length_s).text(self.now_s):>8}  {what:9} {words}")
 
     def show(self, caption: str, pictures: Sequence[bytes]) -> None:
         """Pictures (PNG) of what devices saw."""
@@ -139,9 +154,11 @@ class Story:
             for number, (cohort, windows) in enumerate(sorted(self._windows.items()))
         ]
         marks = [Mark(one.at_s, one.mark) for one in self.moments if one.mark]
-        drawn = ""
+        unit, drawn = self.unit, ""
         for box, width in (("narrow", PHONE), ("wide", _WIDE)) if lines else ():
-            drawn += tag("div", timeline(lines, marks, "accuracy", lambda value: f"{value:.0f} %", width), class_=box)
+            drawn += tag(
+                "div", timeline(lines, marks, "accuracy", lambda value: f"{value:.0f} %", width, unit), class_=box
+            )
         shown = [
             {
                 "caption": caption,
@@ -150,7 +167,7 @@ class Story:
             for caption, pictures in self._shown
         ]
         return _TEMPLATES.get_template("story.html.j2").render(
-            title=title, headline=headline, marks=marks, moments=self.moments, shown=shown,
+            title=title, headline=headline, marks=marks, moments=self.moments, shown=shown, time=unit.text,
             tiles=[{"name": name, "stages": list(values)} for name, values in (tiles or {}).items()],
             plot=Markup(drawn),  # drawn by us: names in it are escaped
             style=Markup(theme.variables() + (_FOLDER / "story.css").read_text(encoding="utf-8")),

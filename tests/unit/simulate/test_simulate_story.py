@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgehone.report.plots.curves import Line
-from edgehone.report.plots.timeline import Mark, timeline
 from edgehone.service.dashboard.readings import as_picture
 from edgehone.simulate.story import Story
+from edgehone.simulate.timeline import Mark, timeline
+from edgehone.simulate.times import DAY_S, HOUR_S, SECONDS, unit_for
 
 
 class Clock:
@@ -74,8 +75,40 @@ def test_a_story_without_answers_is_a_page() -> None:
 def test_marks_keep_their_order_and_do_not_overlap() -> None:
     line = Line("north", 1, tuple((float(at), 90.0) for at in range(0, 100, 2)))
     marks = [Mark(at, f"mark {at}") for at in (10.0, 10.5, 11.0, 60.0)]
-    drawn = timeline([line], marks, "accuracy", lambda value: f"{value:.0f} %", 510)
+    drawn = timeline([line], marks, "accuracy", lambda value: f"{value:.0f} %", 510, SECONDS)
     places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"[^>]*class="badge"', drawn)]
     assert len(places) == 4 and all(b - a >= 18 for a, b in pairwise(places))
     assert [int(n) for n in re.findall(r'class="number">(\d)<', drawn)] == [1, 2, 3, 4]
     assert "accuracy over time: north ends at 90 %" in drawn
+
+
+@pytest.mark.parametrize(
+    ("length_s", "text"),
+    [
+        (0, "9000.0 s"),
+        (1199, "9000.0 s"),
+        (1200, "150.0 min"),
+        (5 * HOUR_S, "2.5 h"),
+        (3 * DAY_S, "2.5 h"),
+        (7 * DAY_S, "0.10 d"),
+    ],
+)
+def test_the_unit_goes_with_the_length(length_s: float, text: str) -> None:
+    assert unit_for(length_s).text(9000.0) == text
+
+
+def test_a_story_of_days_is_told_in_hours() -> None:
+    clock, lines = Clock(), list[str]()
+    story = Story(clock, lines.append, length_s=3 * DAY_S)
+    for hour in range(60):
+        clock.now_s = 100.0 + hour * HOUR_S
+        story.answer("north", is_right=True, latency_us=50.0)
+    story.event("alarm", "the watch", mark="an alarm")
+    assert lines == ["  59.0 h  alarm     the watch"]
+    html = story.html("days")
+    assert "<td>59.0 h</td>" in html and "<b>59.0 h</b> an alarm" in html and "59.0 h: an alarm" in html
+    assert ">hours</text>" in html and ">seconds<" not in html
+    late = Story(clock)  # nobody knew how long it would be
+    clock.now_s += 2 * HOUR_S
+    late.event("phase", "normal")
+    assert "<td>120.0 min</td>" in late.html("hours")
