@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgehone.errors import InputError
 
 if TYPE_CHECKING:
-    from edgehone.loop.round import Round
+    from edgehone.loop.round import Kind, Round
     from edgehone.loop.rounds import Site
 
 help = "look at the rounds of the loop, begin one, approve or end it, set a task's policy"
@@ -24,11 +24,13 @@ examples = (
     "edgehone loop status --core my-core",
     "edgehone loop policy digits --core my-core --set policy.json",
     "edgehone loop run digits --core my-core --until gate",
+    "edgehone loop run digits --core my-core --kind re-baseline --cohort north",
     "edgehone loop approve 3f2a --core my-core",
     "edgehone loop abort 3f2a --core my-core --why 'the wrong labels'",
     "edgehone loop history --core my-core --task digits --json",
 )
 PHASES = ("data", "train", "compress", "gate", "sign", "rollout", "observe", "done")
+KINDS = ("retrain", "re-baseline")
 _POLL_S = 0.5
 Outcome = tuple[dict[str, Any], list[str]]
 
@@ -49,6 +51,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--until", choices=PHASES, default="rollout", metavar="PHASE",
         help="stop behind this phase: data, train, compress, gate, sign, rollout (default), observe or done",
+    )  # fmt: skip
+    run_.add_argument(
+        "--kind", choices=KINDS, metavar="KIND",
+        help="retrain (default) for a new model, or re-baseline for new drift references of the one that is served",
+    )  # fmt: skip
+    run_.add_argument(
+        "--cohort", action="append", default=[], metavar="NAME",
+        help="whose reference a re-baseline makes anew; may be given again (default: all of which most nodes alarm)",
     )  # fmt: skip
     approve = verb("approve", "let a round that waits be signed, and sign it")
     approve.add_argument(
@@ -115,7 +125,13 @@ def _run(args: argparse.Namespace, site: Site) -> Outcome:
     with site.database.read() as conn:
         found = rounds.current(conn, args.task)
     if found is None:
-        found = ask(site, args.task, actor=_actor(), now_s=time.time())
+        kind: Kind = "retrain" if args.kind is None else args.kind
+        found = ask(site, args.task, actor=_actor(), now_s=time.time(), kind=kind, cohorts=args.cohort)
+    elif args.kind not in (None, found.kind) or not set(args.cohort) <= set(found.cohorts):
+        raise InputError(
+            f"a {found.kind} round of {args.task!r} is {found.state} in the phase {found.phase}", where=found.id,
+            do="go on with it without --kind and --cohort, or abort it",
+        )  # fmt: skip
     said = ""
     with Workers() as workers:
         while _goes_on(found, args.until):

@@ -106,6 +106,12 @@ def diagnose(sight: Sight, policy: LoopPolicy) -> tuple[Diagnosis, ...]:
         for finding in found
     ]
     answers += [_about_task(trigger, sight, policy) for trigger in triggers.values() if trigger.name not in _OF_NODES]
+    if sight.asked and sight.asked_kind == "re-baseline":  # what a person wants comes first, training after it
+        later = "later: a person asked for new drift references first"
+        answers = [
+            replace(one, answer="nothing", why=f"{one.why}; {later}") if one.answer == "retrain" else one
+            for one in answers
+        ]
     return _one_round(answers)
 
 
@@ -266,8 +272,15 @@ _HOW = {"statistics": "estimates its input statistics again", "last-layer": "lea
 
 def _re_baseline(answer: Any, why: str, finding: Finding, sight: Sight, policy: LoopPolicy) -> Diagnosis:
     """A new drift reference for the cohorts of a finding, if readings and guards let it."""
-    found: Diagnosis
     cohorts = sorted(moved([one.place for one in sight.nodes]) & {one.cohort for one in finding.nodes})
+    return _new_references(answer, why, cohorts, sight, policy)
+
+
+def _new_references(
+    answer: Any, why: str, cohorts: Sequence[str], sight: Sight, policy: LoopPolicy, *, is_asked: bool = False
+) -> Diagnosis:
+    found: Diagnosis
+    last_s = max(_known(sight.ended_s, sight.rebased_s), default=None)
     named = [name for name in cohorts if can_be_named(name)]
     enough = [name for name in named if sight.readings.get(name, 0) >= policy.card_readings]
     there = ", ".join(f"{name}: {sight.readings.get(name, 0)}" for name in named if name not in enough)
@@ -277,7 +290,7 @@ def _re_baseline(answer: Any, why: str, finding: Finding, sight: Sight, policy: 
         found = answer("nothing", f"{why}; a bundle can hold no reference {called}")
     elif not enough:
         found = answer("collect", f"{why}; {short}", named)
-    elif blocked := _blocked(sight, policy, last_s=max(_known(sight.ended_s, sight.rebased_s), default=None)):
+    elif blocked := _blocked(sight, policy, last_s=last_s, is_asked=is_asked):
         found = answer("nothing", f"{why}; {blocked}")
     else:
         what = "the new normal needs no new model, but a reference of its own"
@@ -292,7 +305,23 @@ def _about_task(trigger: Trigger, sight: Sight, policy: LoopPolicy) -> Diagnosis
 
     if trigger.name == "new class":
         return answer("nothing", f"{trigger.why}; add it to the task and start a new study, a round cannot learn it")
+    if trigger.name == "manual" and sight.asked_kind == "re-baseline":
+        return _re_baseline_by_hand(answer, trigger.why, sight, policy)
     return _retrain(answer, trigger.why, sight, policy, is_asked=trigger.name == "manual")
+
+
+def _re_baseline_by_hand(answer: Any, why: str, sight: Sight, policy: LoopPolicy) -> Diagnosis:
+    """New drift references because a person says that what is seen is the new normal: no audit has to show it."""
+    found: Diagnosis
+    have_moved = moved([one.place for one in sight.nodes])
+    wanted = sight.asked_cohorts or tuple(sorted(have_moved))
+    calm = [name for name in wanted if name not in have_moved]
+    if calm or not wanted:
+        what = f"in {', '.join(calm)} most nodes do" if calm else "most nodes of every cohort do"
+        found = answer("nothing", f"{why}, but {what} not alarm: there is nothing new to make a reference of")
+    else:
+        found = _new_references(answer, why, wanted, sight, policy, is_asked=True)
+    return found
 
 
 def _retrain(answer: Any, why: str, sight: Sight, policy: LoopPolicy, *, is_asked: bool = False) -> Diagnosis:

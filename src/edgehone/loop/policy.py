@@ -32,6 +32,8 @@ Approve = Literal["auto", "manual"]
 Where = Literal["core", "statistics", "last-layer"]
 NodeLearning = Literal["", "statistics", "last-layer"]
 DAY_S = 86_400.0
+MOST_RATE = 10.0
+MOST_SHARE = 0.9
 _LEVELS = (1, 2, 3)
 
 
@@ -76,6 +78,8 @@ class LoopPolicy:
         poison_bound: chance that any honest node or annotator is ever put aside by the test for poisoned labels.
         poison_margin: how much more often than its peers a source may contradict the model and the audit.
         epochs: passes of the training.
+        rate: its learning rate, as a share of that of the task's recovery: it starts from weights that are good.
+        share: of the field's examples in what is learnt, at the least; they are repeated beside replayed old ones.
         memory_bytes: most memory of the training process; 0 for no bound.
         rollout: settings of the rollout that differ from `RolloutPlan`'s own.
     """
@@ -117,6 +121,8 @@ class LoopPolicy:
     poison_bound: float = 0.01
     poison_margin: float = 0.15
     epochs: float = 3.0
+    rate: float = 0.3
+    share: float = 0.25
     memory_bytes: int = 0
     rollout: Mapping[str, Any] = field(default_factory=dict)
 
@@ -137,6 +143,10 @@ class LoopPolicy:
             _demand(getattr(self, name) >= 0, name, "must not be negative")
         _demand(self.min_labels > 0 and self.most_examples >= self.min_labels, "min_labels", "is out of range")
         _demand(self.epochs > 0, "epochs", "must be above 0")
+        _demand(0 < self.rate <= MOST_RATE, "rate", f"must be above 0, and no more than {MOST_RATE:g}")
+        _demand(
+            0 <= self.share <= MOST_SHARE, "share", f"is none from 0 to {MOST_SHARE}: the rest is replayed old data"
+        )
         _demand(min(self.latency_ratio, self.size_ratio) >= 1, "latency_ratio", "a ratio is at least 1")
         _demand({self.drift_level, self.risk_level} <= set(_LEVELS), "drift_level", "a level is 1, 2 or 3")
         _demand(self.where in get_args(Where), "where", f"is none of {', '.join(get_args(Where))}")

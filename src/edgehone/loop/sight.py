@@ -25,6 +25,7 @@ from edgehone.loop import baseline
 from edgehone.loop.baseline import Place
 from edgehone.loop.faults import OUTPUTS, Report, Trouble, asked_from_s, trouble_of
 from edgehone.loop.policy import LoopPolicy
+from edgehone.loop.round import Kind
 from edgehone.loop.trust import Settled
 from edgehone.records.tables import dataset, evidence, node, release
 from edgehone.records.tables import round as round_table
@@ -128,6 +129,8 @@ class Sight:
         rounds_this_week: that began in the last seven days.
         is_running: a round has not ended.
         asked: who asked for a round by hand; "" for nobody.
+        asked_kind: of that round.
+        asked_cohorts: that it is to give a new reference; empty for all that have moved.
     """
 
     task: str
@@ -142,6 +145,8 @@ class Sight:
     rounds_this_week: int = 0
     is_running: bool = False
     asked: str = ""
+    asked_kind: Kind = "retrain"
+    asked_cohorts: tuple[str, ...] = ()
 
 
 def look(
@@ -152,6 +157,8 @@ def look(
     *,
     classes: int = 0,
     asked: str = "",
+    asked_kind: Kind = "retrain",
+    asked_cohorts: Sequence[str] = (),
 ) -> Sight:
     """Look at a task.
 
@@ -162,6 +169,8 @@ def look(
         now_s: the core's clock.
         classes: that the model tells apart; 0 for another kind of task.
         asked: who asks for a round by hand.
+        asked_kind: of that round.
+        asked_cohorts: that it is to give a new reference; empty for all that have moved.
     """
     task = policy.task
     nodes = look_at_nodes(conn, policy)
@@ -190,6 +199,8 @@ def look(
         rounds_this_week=sum(now_s - WEEK_S < row.started_s <= now_s for row in rounds),
         is_running=any(row.state not in ENDED for row in rounds),
         asked=asked,
+        asked_kind=asked_kind,
+        asked_cohorts=tuple(asked_cohorts),
     )
 
 

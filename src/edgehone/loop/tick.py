@@ -28,7 +28,7 @@ from edgehone.loop import rounds
 from edgehone.loop.diagnosis import ROUNDS, Diagnosis, Scope, diagnose
 from edgehone.loop.policy import DAY_S, PREFIX, LoopPolicy, load_policy, policy_tasks
 from edgehone.loop.process import Workers
-from edgehone.loop.round import Round
+from edgehone.loop.round import Kind, Round
 from edgehone.loop.rounds import CORE, Site
 from edgehone.loop.said import Heard
 from edgehone.loop.sight import look, look_at_nodes
@@ -101,7 +101,8 @@ class Loop:
 
 
 def consider(
-    site: Site, policy: LoopPolicy, now_s: float, *, asked: str = "", heard: Heard | None = None
+    site: Site, policy: LoopPolicy, now_s: float, *, asked: str = "", kind: Kind = "retrain",
+    cohorts: Sequence[str] = (), heard: Heard | None = None,
 ) -> Round | None:  # fmt: skip
     """Look at a task, write down every answer, and begin a round when that is one.
 
@@ -110,6 +111,7 @@ def consider(
         policy: of the task.
         now_s: the core's clock.
         asked: who asks for a round by hand.
+        kind, cohorts: of the round that is asked for; see `ask`.
         heard: what was read at the last look of this task, if it is at hand.
 
     Raises:
@@ -132,7 +134,10 @@ def consider(
             said = heard.read(conn, policy.task, labels, is_classes=is_classes)
     settled = settle(said, min_trust=policy.min_trust)
     with site.database.write() as conn:
-        sight = look(conn, policy, settled, now_s, classes=len(labels) if is_classes else 0, asked=asked)
+        sight = look(
+            conn, policy, settled, now_s, classes=len(labels) if is_classes else 0, asked=asked, asked_kind=kind,
+            asked_cohorts=cohorts,
+        )  # fmt: skip
         answers = diagnose(sight, policy)
         begun = _begin(conn, policy, answers, now_s, asked)
         for diagnosis in answers:
@@ -197,19 +202,31 @@ def record(conn: Connection, task: str, found: Diagnosis, now_s: float, *, round
     return True
 
 
-def ask(site: Site, task: str, *, actor: str, now_s: float) -> Round:
+def ask(
+    site: Site, task: str, *, actor: str, now_s: float, kind: Kind = "retrain", cohorts: Sequence[str] = ()
+) -> Round:  # fmt: skip
     """Begin a round by hand.
+
+    Args:
+        site: where.
+        task: whose round.
+        actor: who asks.
+        now_s: the core's clock.
+        kind: a new model, or the same one with new drift references.
+        cohorts: that get a new reference in a re-baseline; empty for all of which most nodes alarm.
 
     Raises:
         InputError: the task has no policy, or there is a reason not to begin, which is told.
     """
+    if cohorts and kind != "re-baseline":
+        raise InputError("cohorts are named for a re-baseline only", where=task, do="a retraining serves all of them")
     with site.database.read() as conn:
         policy = load_policy(conn, task)
     if policy is None:
         raise InputError(
             f"{task!r} has no policy", where="loop", do=f"give one: edgehone loop policy {task} --set FILE"
         )
-    begun = consider(site, policy, now_s, asked=actor)
+    begun = consider(site, policy, now_s, asked=actor, kind=kind, cohorts=cohorts)
     if begun is not None:
         return begun
     with site.database.read() as conn:

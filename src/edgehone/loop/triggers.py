@@ -33,7 +33,10 @@ class Trigger:
 
 def manual(sight: Sight, policy: LoopPolicy) -> Trigger | None:  # noqa: ARG001  every trigger takes both
     """Somebody asked."""
-    return Trigger("manual", f"{sight.asked} asked for it", {"actor": sight.asked}) if sight.asked else None
+    if not sight.asked:
+        return None
+    what = "new drift references" if sight.asked_kind == "re-baseline" else "it"
+    return Trigger("manual", f"{sight.asked} asked for {what}", {"actor": sight.asked, "kind": sight.asked_kind})
 
 
 def risk(sight: Sight, policy: LoopPolicy) -> Trigger | None:

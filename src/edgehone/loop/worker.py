@@ -31,6 +31,7 @@ from edgehone_agent.durable import write_bytes
 from edgehone_agent.errors import EdgehoneError
 
 TRAINED, BUNDLES, FAILED = "trained.json", "bundles.json", "failed.json"
+LEARNING = ("epochs", "rate", "share", "seed")  # of the spec: settings of `search.refresh`
 LOCK, STOP, STUDY = "worker.lock", "stop", "study"
 STOPPED = 130
 _NICE = 15
@@ -94,7 +95,7 @@ def _work(spec: Mapping[str, Any], folder: Path, lines: Lines) -> None:
     trains = spec["kind"] == "retrain"
     study = folder / STUDY if trains else Path(spec["study"])
     if trains and not (folder / TRAINED).exists():
-        settings = RefreshSettings(epochs=spec["epochs"], seed=spec["seed"])
+        settings = RefreshSettings(**{name: spec[name] for name in LEARNING})
         data = load(open_blobs(spec["blobs"]), spec["dataset"])
         done = refresh(
             Path(spec["study"]), spec["source"], data, study,

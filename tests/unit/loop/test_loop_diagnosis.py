@@ -89,6 +89,13 @@ TABLE = [
     (QUIET, LabelSight(**ENOUGH, unknown={"ozone": 20}), {}, ("nothing", "task", "new study")),
     (QUIET, FLAT, {"since_s": NOW_S - 31 * DAY_S}, ("retrain", "task", "31 days")),
     (QUIET, FLAT, {"asked": "person:ann"}, ("retrain", "task", "person:ann asked")),
+    (NORTH, UNKNOWN, {"asked": "ann", "asked_kind": "re-baseline", "rebased_s": NOW_S - 60},
+     ("collect", "cohort", "is not known"), ("re-baseline", "task", "ann asked for new drift references")),
+    (NORTH, FLAT, {"asked": "ann", "asked_kind": "re-baseline", "asked_cohorts": ("gas",)},
+     ("nothing", "task", "in gas most nodes do not alarm"), ("re-baseline", "cohort", "have not")),
+    (QUIET, FLAT, {"asked": "ann", "asked_kind": "re-baseline"}, ("nothing", "task", "nothing new")),
+    (NORTH, DROPPED, {"asked": "ann", "asked_kind": "re-baseline"},
+     ("nothing", "cohort", "asked for new drift references first"), ("re-baseline", "task", "ann")),
     # guards
     (FLEET, DROPPED, {"ended_s": NOW_S - 60}, ("nothing", "fleet", "the next may begin in")),
     (FLEET, DROPPED, {"rounds_this_week": 14}, ("nothing", "fleet", "budget")),
@@ -101,13 +108,12 @@ TABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("nodes", "labels", "more", "wanted"), TABLE)
-def test_every_row(
-    nodes: list[NodeSight], labels: LabelSight, more: dict[str, Any], wanted: tuple[str, str, str]
-) -> None:
+@pytest.mark.parametrize("row", TABLE)
+def test_every_row(row: tuple[Any, ...]) -> None:
+    nodes, labels, more, *wanted = row
     found = diagnose(Sight("gas", NOW_S, tuple(nodes), labels, **{"readings": READ, **more}), POLICY)
-    assert [(one.answer, one.scope) for one in found] == [wanted[:2]], found
-    assert wanted[2] in found[0].why and found[0].evidence
+    assert [(one.answer, one.scope) for one in found] == [one[:2] for one in wanted], found
+    assert all(words in one.why and one.evidence for one, (_, _, words) in zip(found, wanted, strict=True))
 
 
 def test_nothing_is_nothing() -> None:

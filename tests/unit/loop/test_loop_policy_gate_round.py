@@ -55,6 +55,11 @@ def test_a_policy_comes_back_as_it_was(database: Database) -> None:
         ({"node_learning": "everything"}, "node_learning"),
         ({"node_learning": "statistics", "where": "last-layer"}, "node_learning"),
         ({"card_readings": 59}, "card_readings"),
+        ({"rate": 0}, "rate"),
+        ({"rate": 10.1}, "rate"),
+        ({"rate": "fast"}, "rate"),
+        ({"share": 0.91}, "share"),
+        ({"share": -0.1}, "share"),
         ({"collect_s": -1}, "collect_s"),
     ],
 )

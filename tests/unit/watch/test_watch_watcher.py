@@ -10,7 +10,7 @@ import pytest
 
 from edgehone.bundle.card import build_card
 from edgehone_agent.errors import InputError, StateError
-from edgehone_agent.watch import Watcher, merge
+from edgehone_agent.watch import Watcher, bets, merge
 from edgehone_agent.watch.state import MAX_STATE_BYTES, Saved
 from edgehone_agent.wire.card import Card
 
@@ -34,6 +34,19 @@ def test_a_change_raises_the_level_and_is_named(table_card: Card) -> None:
     first = evidence["channels"][0]
     assert sum(first["counts"]) == 3_000
     assert first["log_e"]["exact"] > 10
+
+
+def test_the_reference_error_is_the_card_s_however_often_it_is_asked_for(
+    table_card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, asked = bets.reference_error(table_card.edges, table_card.counts), []
+    real = bets.reference_error
+    monkeypatch.setattr(bets, "reference_error", lambda edges, counts: asked.append(1) or real(edges, counts))
+    watcher = Watcher(table_card, seed=1)
+    for seed in (10, 11):
+        watcher.observe(*rows_of(seed, 100))
+        assert watcher.evidence()["reference_error"] == wanted
+    assert asked == [1]
 
 
 def test_rows_one_by_one_are_rows_in_a_batch(table_card: Card) -> None:
