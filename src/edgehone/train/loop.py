@@ -19,6 +19,7 @@ from edgehone.data.examples import Augment, Examples
 from edgehone.errors import DataError
 from edgehone.record import CurvePoint
 from edgehone.task import Training
+from edgehone.train.answers import Answers
 from edgehone.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from edgehone.train.losses import Loss, distillation_loss
 from edgehone.train.precision import Precision, autocast, channels_last, lay_out, training_device
@@ -42,6 +43,7 @@ class Teacher:
         temperature: softens both answers.
         only_right: of a classification, imitate it only where it is right about the label; elsewhere it says nothing.
             For a former self that stands guard while new examples are learnt: it is wrong about just these.
+        answers: where its answers are kept for other runs over the same batches; None asks every time.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class Teacher:
     weight: float = 0.9
     temperature: float = 4.0
     only_right: bool = False
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def fit(network: nn.Module, run: Run) -> tuple[CurvePoint, ...]:
     per_epoch = max(1, len(run.data) // run.training.batch_size)
     total = max(1, round(run.training.epochs * per_epoch))
     done = load_checkpoint(run.checkpoint, network, optimizer) if run.checkpoint else None
-    state = _State(network, optimizer, run, total, done or Progress(0, (), 0.0))
+    state = _State(network, optimizer, run, total, per_epoch, done or Progress(0, (), 0.0))
     if run.teacher is not None:
         lay_out(run.teacher.network, device).eval()
     with torch.random.fork_rng(devices=[]):  # the caller's own random numbers are none of our business
@@ -121,9 +124,10 @@ class _State:
     """The part of a run that changes."""
 
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, run: Run, total: int, done: Progress
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, run: Run, total: int, per_epoch: int, done: Progress
     ) -> None:
         self.network, self.optimizer, self.run, self.total = network, optimizer, run, total
+        self._per_epoch = per_epoch
         self.step, self.curve = done.step, done.curve
         self._seconds_before, self._started = done.seconds, time.monotonic()
         self._saved = self._looked = self._started
@@ -140,7 +144,7 @@ class _State:
             group["lr"] = rate
         with autocast(run.precision, x.device):
             output = self.network(x)
-            target = _ask(run.teacher, x)
+            target = self._ask(step, x)
         loss = run.loss(output, y, x)
         if run.teacher is not None and target is not None:
             taught = imitation_loss(run.teacher, output, target, y)
@@ -169,6 +173,16 @@ class _State:
         point = CurvePoint(self.step / per_epoch, loss, rate, metric, self._seconds())
         self.curve, self._losses = (*self.curve, point), []
         self.save()
+
+    @torch.no_grad()
+    def _ask(self, step: int, x: Tensor) -> Tensor | None:
+        """What the teacher answers to this step's batch."""
+        teacher = self.run.teacher
+        if teacher is None or teacher.answers is None:
+            return None if teacher is None else teacher.network(x)
+        epoch, place = divmod(step, self._per_epoch)
+        kept = teacher.answers.get(self.run.seed, epoch, place, self._per_epoch, lambda: teacher.network(x))
+        return kept.to(x.device)
 
     def save(self) -> None:
         """Write the checkpoint, if one was asked for."""
@@ -226,11 +240,6 @@ def _steps(run: Run, per_epoch: int, total: int, first: int) -> Iterator[tuple[i
             if step >= first:
                 yield step, x, y
             step += 1
-
-
-@torch.no_grad()
-def _ask(teacher: Teacher | None, x: Tensor) -> Tensor | None:
-    return None if teacher is None else teacher.network(x)
 
 
 def _optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
