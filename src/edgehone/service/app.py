@@ -77,8 +77,14 @@ class Front:
             error = TrustError("the registry is for nodes of this core", do="enrol the node; speak TLS")
             await answer_error(send, error)
             return
+        try:
+            if not is_known:  # a page of another site, under a name of its own that leads here
+                check_host(scope["scheme"], dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+        except Refused as refused:
+            await answer_error(send, refused.error, status=refused.status)
+            return
         inner = {**scope, "path": scope["path"][len(REGISTRY) :], "root_path": ""}
-        if inner["path"].rpartition("/")[2].startswith("."):  # lock and unfinished files
+        if any(part.startswith(".") for part in inner["path"].split("/")):  # lock and unfinished files
             await answer_error(send, InputError("there is no such file"), status=404)
             return
         try:
@@ -176,5 +182,5 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:  # noqa:
 
 
 async def _on_defect(request: Request, error: Exception) -> JSONResponse:
-    _LOG.error("%s %s: a defect of edgehone", request.method, request.url.path, exc_info=error)
+    _LOG.error("%s %r: a defect of edgehone", request.method, request.url.path, exc_info=error)
     return JSONResponse(error_body(HostError("a defect of edgehone; the log has more")), 500)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ class Core:
         self.bytes_up = Buckets(limits.node_bytes_per_day / _DAY, limits.node_bytes_per_day)
         self.rows_up = Buckets(limits.node_rows_per_day / _DAY, limits.node_rows_per_day)
         self._wishes = Remembered(wishes)
+        self._refreshing = threading.Lock()  # what was read first must not replace what was read later
         self._told: tuple[int, str] | None = None
         self._context: ssl.SSLContext | None = None
         self._loop = asyncio.get_running_loop()
@@ -147,18 +149,20 @@ class Core:
 
     def refresh_standing(self) -> None:
         """Read again who is revoked or quarantined, and end the streams of those who were revoked. Any thread."""
-        with self.database.read() as conn:
-            now = standing(conn, self.clock())
-        before, self.standing = self.standing, now
+        with self._refreshing:
+            with self.database.read() as conn:
+                now = standing(conn, self.clock())
+            before, self.standing = self.standing, now
         gone = [id for id, state in now.nodes.items() if state == "revoked" and before.nodes.get(id) != state]
         if gone:
             self._loop.call_soon_threadsafe(self.waker.drop, gone)
 
     def wake_on_change(self) -> None:
         """Wake all nodes when the fleet's serial number was counted up since the last call. Any thread."""
-        with self.database.read() as conn:
-            now = serial.current(conn)
-        before, self._told = self._told, now
+        with self._refreshing:
+            with self.database.read() as conn:
+                now = serial.current(conn)
+            before, self._told = self._told, now
         if before is not None and now != before:
             self.waker.wake()
 

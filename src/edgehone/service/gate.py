@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import hmac
+import threading
 import urllib.parse
 from typing import Annotated, NoReturn
 
@@ -21,7 +22,7 @@ from edgehone.service.answers import Refused
 from edgehone.service.core import Core
 from edgehone.service.listen import is_loopback
 from edgehone.service.people import Caller
-from edgehone.service.rates import Buckets
+from edgehone.service.rates import Buckets, origin_of
 
 COOKIE = "edgehone_session"
 CSRF_HEADER = "x-csrf-token"
@@ -116,6 +117,7 @@ class SignIns:
         limits = core.limits
         self._core = core
         self._tries = Buckets(limits.sign_ins / limits.sign_in_window_s, limits.sign_ins)
+        self._at_once = threading.BoundedSemaphore(limits.sign_ins_at_once)  # others' requests need threads, too
 
     def sign_in(self, name: str, password: str, host: str) -> tuple[str, Caller]:
         """A session, and the text for its cookie. Call it from a thread that may wait.
@@ -124,8 +126,16 @@ class SignIns:
             TrustError: name or password is wrong.
             Refused: with 429, too many tries.
         """
+        if not self._at_once.acquire(blocking=False):
+            raise Refused(429, "too many people sign in at once", do="try again in a moment", wait_s=1.0)
+        try:
+            return self._sign_in(name, password, host)
+        finally:
+            self._at_once.release()
+
+    def _sign_in(self, name: str, password: str, host: str) -> tuple[str, Caller]:
         core, now_s = self._core, self._core.clock()
-        keys = (f"name {name}", f"address {host}")
+        keys = (f"address {origin_of(host)}", f"name {name}")  # a refused address costs names nothing
         for key in keys:
             if wait_s := self._tries.take(key, now_s):
                 raise Refused(429, "too many tries", do="wait as long as Retry-After says", wait_s=wait_s)
@@ -134,7 +144,7 @@ class SignIns:
         people.check_password(password, hashed)
         for key in keys:
             self._tries.give(key)
-        return core.writer.run_now(lambda conn: people.open_session(conn, name, core.clock()))
+        return core.writer.run_now(lambda conn: people.open_session(conn, name, core.clock(), checked=hashed))
 
 
 def not_found(what: str) -> NoReturn:

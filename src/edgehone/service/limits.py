@@ -12,7 +12,9 @@ class Limits:
     Attributes:
         connections: open at once; the next one is closed.
         strangers: of them, those without a certificate of ours, handshakes included; the next one is closed.
-        head_bytes: request line and headers; more gets 431.
+        strangers_of_one: of those, from one address, unless it is this machine's own; the next one is closed.
+        node_connections: that one node has open; the next one is closed.
+        head_bytes: request line and headers; more gets 431. A body's framing and trailers may have about as much.
         body_bytes: a body of the people's API; more gets 413. Node calls have their own bounds in `wire.uplink`.
         handshake_s: from a connection's beginning to the end of its TLS handshake.
         head_s: from there, or from a request's first byte, to the end of the headers.
@@ -22,14 +24,19 @@ class Limits:
         drain_s: that running requests get to end when the core stops.
         beats_per_s, beats_burst: heartbeats that one node may send; more gets 429.
         calls_per_s, calls_burst: every other call of one node; more gets 429.
+        node_uploads: that one node may have under way; more gets 429.
+        upload_bytes: of uploads that all nodes may have under way; more gets 503.
         node_bytes_per_day: samples and feedback that one node may send up; more gets 429.
         node_rows_per_day: the same in rows.
         free_share, free_bytes: of a disk of the core that uploads leave free, whichever is less; more gets 503.
         sign_ins, sign_in_window_s: failures per name and per address before they have to wait.
+        sign_ins_at_once: passwords that are looked at or wait for it; more gets 429.
     """
 
     connections: int = 19_000
     strangers: int = 1_000
+    strangers_of_one: int = 500
+    node_connections: int = 32
     head_bytes: int = 16 << 10
     body_bytes: int = 1 << 20
     handshake_s: float = 10.0
@@ -42,9 +49,12 @@ class Limits:
     beats_burst: float = 10.0
     calls_per_s: float = 5.0
     calls_burst: float = 50.0
+    node_uploads: int = 4
+    upload_bytes: int = 512 << 20
     node_bytes_per_day: int = 256 << 20
     node_rows_per_day: int = 100_000
     free_share: float = 0.05
     free_bytes: int = 256 << 20
     sign_ins: int = 10
     sign_in_window_s: float = 300.0
+    sign_ins_at_once: int = 16

@@ -7,7 +7,8 @@ Rules:
   run out, ends the handshake. What it says reaches the application as `scope["edgehone.peer"]`.
 - A connection outlives nothing: handshake, headers, body, idling and writing each have a time (`limits`).
 - A program that opens connections and sends nothing costs others nothing: connections without a certificate have
-  a bound of their own.
+  a bound of their own, and one address may not have all of them. Neither may one node have all connections.
+- What comes with a body and is not body (chunk sizes, trailers) is bounded like headers are, and no header afterwards.
 - `close` takes no new connections, lets running requests end, and after `drain_s` ends them itself.
 """
 
@@ -21,6 +22,7 @@ import math
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -32,6 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from edgehone.service.limits import Limits
+from edgehone.service.rates import origin_of
 from edgehone_agent.errors import ConfigError
 from edgehone_agent.serve.listen import Address, close_listener, open_listener
 from edgehone_agent.serve.tls import load_authorities, load_certificate
@@ -44,6 +47,7 @@ _TLS_HANDSHAKE = b"\x16"
 _RECORD_BYTES = 16 << 10
 _SWEEP_S = 1.0
 _GOODBYE_S = 0.2
+_FRAMING = 8  # bytes for each byte of a body, which chunks of one byte need
 _SHUTDOWN_S = 5.0  # for a client to say goodbye in TLS
 _OUTSIDE = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 38\r\nconnection: close\r\n\r\n"
@@ -91,21 +95,65 @@ def shrink_buffers() -> None:
     SSLProtocol.max_size = _RECORD_BYTES
 
 
+@dataclass(frozen=True, eq=False)
+class Guest:
+    """A connection whose certificate is not known, or that has none."""
+
+    origin: str
+
+
+class Guests:
+    """Those that are here, with a bound on all of them and on those of one address.
+
+    Args:
+        most: at once.
+        most_of_one: of them, from one address that is not this machine's own.
+    """
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most, self._most_of_one = most, most_of_one
+        self._here: set[Guest] = set()
+        self._of_one: Counter[str] = Counter()
+
+    def admit(self, host: str) -> Guest | None:
+        """One more from an address; None when there are too many."""
+        origin = origin_of(host)
+        if len(self._here) >= self._most or (self._of_one[origin] >= self._most_of_one and not is_loopback(host)):
+            return None
+        guest = Guest(origin)
+        self._here.add(guest)
+        self._of_one[origin] += 1
+        return guest
+
+    def leave(self, guest: Guest) -> None:
+        """It has gone, or shown its certificate. It may be said twice."""
+        if guest in self._here:
+            self._here.remove(guest)
+            self._of_one[guest.origin] -= 1
+            if not self._of_one[guest.origin]:
+                del self._of_one[guest.origin]
+
+
 class Connection(HttpToolsProtocol):
     """One HTTP/1.1 connection: uvicorn's, with a peer, deadlines and a bound on headers."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, guest: Guest) -> None:
         super().__init__(door.config, door.state, {}, door.loop)
         self.access_log = False  # request lines are nobody's business
         self.deadline_s = math.inf  # the loop's clock
         self.write_deadline_s = math.inf
         self.peer: Peer | None = None
+        self.guest = guest
+        self.was_made = False
         self._door = door
         self._head_bytes = 0
         self._in_head = False
+        self._body_bytes = self._wire_bytes = 0  # of a request's body, and of all that came with it
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
+        self.was_made = True
         self.peer = _peer(transport.get_extra_info("peercert"))
         self.deadline_s = self.loop.time() + self._door.limits.head_s
         super().connection_made(transport)
@@ -120,7 +168,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self._head_bytes += len(data)
+        self._wire_bytes += len(data)
         super().data_received(data)
+        if self._in_body and self._wire_bytes - _FRAMING * self._body_bytes > self._door.limits.head_bytes:
+            self.transport.abort()
         if self._in_head and self._head_bytes > self._door.limits.head_bytes and not self.transport.is_closing():
             self.transport.write(_HEAD_TOO_LARGE)
             self.transport.close()
@@ -134,12 +185,24 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See HttpToolsProtocol."""
-        self._in_head = False
+        self._in_head, self._in_body = False, True
+        self._body_bytes = self._wire_bytes = 0
         self.deadline_s = self.loop.time() + self._door.limits.body_s
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See HttpToolsProtocol. Trailers are dropped: whoever reads headers must not find more of them later."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """See HttpToolsProtocol."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """See HttpToolsProtocol."""
+        self._in_body = False
         self.deadline_s = math.inf
         super().on_message_complete()
 
@@ -176,7 +239,8 @@ class Door:
         self._context = context
         self._listeners: list[socket.socket] = []
         self._arriving: set[asyncio.Task[None]] = set()
-        self._strangers = 0
+        self._guests = Guests(limits.strangers, limits.strangers_of_one)
+        self._of_node: Counter[str] = Counter()
         self._open: set[Connection] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -237,16 +301,24 @@ class Door:
         return len(self._open)
 
     def arrived(self, connection: Connection) -> None:
-        """Count a connection whose handshake is over."""
+        """Count a connection whose handshake is over, and end it when its node has too many."""
         self._open.add(connection)
         if connection.peer is None:
-            self._strangers += 1
+            return
+        self._guests.leave(connection.guest)
+        self._of_node[connection.peer.node] += 1
+        if self._of_node[connection.peer.node] > self.limits.node_connections:
+            self.refused += 1
+            connection.transport.abort()
 
     def left(self, connection: Connection) -> None:
         """Count it no more."""
         self._open.discard(connection)
-        if connection.peer is None:
-            self._strangers -= 1
+        self._guests.leave(connection.guest)
+        if connection.peer is not None:
+            self._of_node[connection.peer.node] -= 1
+            if not self._of_node[connection.peer.node]:
+                del self._of_node[connection.peer.node]
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS):
@@ -261,15 +333,14 @@ class Door:
                 return
             client.setblocking(False)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            waiting = len(self._arriving)
-            if (
-                len(self._open) + waiting >= self.limits.connections
-                or self._strangers + waiting >= self.limits.strangers
-            ):
+            host = str(where[0])
+            is_full = len(self._open) + len(self._arriving) >= self.limits.connections
+            guest = None if is_full else self._guests.admit(host)
+            if guest is None:
                 self.refused += 1
                 client.close()
                 continue
-            task = self.loop.create_task(self._welcome(client, str(where[0])))
+            task = self.loop.create_task(self._welcome(client, host, Connection(self, guest)))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
 
@@ -277,21 +348,21 @@ class Door:
         if listener in self._listeners:
             self.loop.add_reader(listener.fileno(), self._accept, listener)
 
-    async def _welcome(self, client: socket.socket, host: str) -> None:
+    async def _welcome(self, client: socket.socket, host: str, connection: Connection) -> None:
         """Decide between TLS and plain HTTP, and hand the socket to a protocol."""
         try:
             async with asyncio.timeout(self.limits.handshake_s):
                 first = await self._first_byte(client)
             if first == _TLS_HANDSHAKE:
                 await self.loop.connect_accepted_socket(
-                    lambda: Connection(self),
+                    lambda: connection,
                     client,
                     ssl=self._context,
                     ssl_handshake_timeout=self.limits.handshake_s,
                     ssl_shutdown_timeout=_SHUTDOWN_S,
                 )
             elif first and is_loopback(host):
-                await self.loop.connect_accepted_socket(lambda: Connection(self), client)
+                await self.loop.connect_accepted_socket(lambda: connection, client)
             else:
                 if first:
                     client.recv(1 << 16)  # unread bytes would make the system reset the connection before the answer
@@ -303,6 +374,9 @@ class Door:
         except asyncio.CancelledError:
             client.close()
             raise
+        finally:
+            if not connection.was_made:
+                self._guests.leave(connection.guest)
 
     async def _first_byte(self, client: socket.socket) -> bytes:
         """The first byte, which stays in the socket; b"" when the peer closed it."""

@@ -4,8 +4,9 @@ Rules (docs/formats/uplink.md is the protocol):
 - Every call needs a certificate of ours that has not run out and is not revoked, checked at each request. But `enrol`,
   and `challenge` and `renew` for a node that was away until its certificate ran out (`fleet.returning`).
 - A call is answered when what it brought is on disk.
-- A node that calls too often, or sends more than its share of a day, gets 429 with Retry-After, before its body is
-  looked into. Others do not notice. What could not be kept does not count against its share.
+- A node that calls too often, has too many uploads under way, or sends more than its share of a day, gets 429 with
+  Retry-After, before its body is looked into. Others do not notice. What could not be kept does not count against its
+  share.
 - Uploads leave room on the disk, so that heartbeats go on where a fleet sends more than there is room for.
 - All refusals of an enrolment token look the same and take the same time.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,9 +28,9 @@ from edgehone.fleet.returning import Challenges, check_challenge, take_back
 from edgehone.service.answers import Refused, answer, answer_error, read_body
 from edgehone.service.core import Core
 from edgehone.service.listen import PEER, Peer
-from edgehone.service.rates import Buckets
+from edgehone.service.rates import Buckets, origin_of
 from edgehone.service.trouble import Room, Trouble
-from edgehone_agent.errors import BundleError, EdgehoneError, HostError, InputError, TrustError
+from edgehone_agent.errors import BundleError, BusyError, EdgehoneError, HostError, InputError, TrustError
 from edgehone_agent.wire import returning, uplink
 from edgehone_agent.wire.strict_json import read_json
 
@@ -36,6 +38,11 @@ PREFIX = "/v1/node/"
 _ENROL_S = 0.05  # that every answer to an enrolment takes at least
 _ENROLS_PER_S, _ENROLS_BURST = 2.0, 50.0  # from one address
 _RETURNS_PER_S, _RETURNS_BURST = 20.0, 500.0  # a site's nodes come back together, from one address
+_UPLOADS = {
+    "evidence": uplink.MAX_EVIDENCE_BYTES,
+    "samples": uplink.MAX_SAMPLES_BYTES,
+    "feedback": uplink.MAX_FEEDBACK_BYTES,
+}
 _WAIT = "wait as long as Retry-After says"
 _LOG = logging.getLogger("edgehone.core")
 
@@ -51,6 +58,8 @@ class NodeApi:
         self._returns = Buckets(_RETURNS_PER_S, _RETURNS_BURST)
         self._challenges = Challenges()
         limits = core.limits
+        self._uploads: Counter[str] = Counter()  # node → uploads under way
+        self._upload_bytes = 0
         self._room = Room(core.folders, share=limits.free_share, most_bytes=limits.free_bytes)
         self._full, self._blobs = Trouble("uploads"), Trouble("the blobs")
         self._calls: dict[str, tuple[str, Call]] = {
@@ -79,7 +88,8 @@ class NodeApi:
                 raise Refused(405, "this call takes another method", do=f"use {method}")
             node = self._node(scope)
             self._slow_down(node, name)
-            await call(node, scope, receive, send)
+            with self._under_way(node, scope, _UPLOADS.get(name, 0)):
+                await call(node, scope, receive, send)
         except Refused as refused:
             await answer_error(send, refused.error, status=refused.status, wait_s=refused.wait_s)
         except ConnectionResetError:  # nobody is left to answer
@@ -103,6 +113,29 @@ class NodeApi:
         wait_s = buckets.take(node, self._core.clock())
         if wait_s:
             raise Refused(429, "this node calls too often", do=_WAIT, wait_s=wait_s)
+
+    @contextmanager
+    def _under_way(self, node: str, scope: Mapping[str, Any], most: int) -> Iterator[None]:
+        """A block that has the body of an upload in memory; most = 0 for other calls. Raises Refused, BusyError."""
+        if not most:
+            yield
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        size = min(most, int(length)) if length.isdigit() else most
+        limits = self._core.limits
+        if self._uploads[node] >= limits.node_uploads:
+            raise Refused(429, "this node has too many uploads under way", do=_WAIT, wait_s=1.0)
+        if self._upload_bytes + size > limits.upload_bytes:
+            raise BusyError("too many nodes send something up at once", do=_WAIT)
+        self._uploads[node] += 1
+        self._upload_bytes += size
+        try:
+            yield
+        finally:
+            self._upload_bytes -= size
+            self._uploads[node] -= 1
+            if not self._uploads[node]:
+                del self._uploads[node]
 
     @contextmanager
     def _kept(self, node: str, size_bytes: int, rows: int) -> Iterator[None]:
@@ -131,7 +164,7 @@ class NodeApi:
     async def _enrol(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
         host = (scope.get("client") or ("", 0))[0]
-        wait_s = self._enrols.take(host, core.clock())
+        wait_s = self._enrols.take(origin_of(host), core.clock())
         if wait_s:
             raise Refused(429, "too many enrolments from this address", do=_WAIT, wait_s=wait_s)
         started_s = asyncio.get_running_loop().time()
@@ -158,7 +191,7 @@ class NodeApi:
     async def _return(self, name: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Both steps of coming back, without a certificate."""
         core, now_s = self._core, self._core.clock()
-        wait_s = self._returns.take((scope.get("client") or ("", 0))[0], now_s)
+        wait_s = self._returns.take(origin_of((scope.get("client") or ("", 0))[0]), now_s)
         if wait_s:
             raise Refused(429, "too many nodes come back from this address", do=_WAIT, wait_s=wait_s)
         if scope["method"] != "POST":
@@ -186,14 +219,14 @@ class NodeApi:
         core = self._core
         body = await read_body(scope, receive, uplink.MAX_EVIDENCE_BYTES)
         with self._kept(node, len(body), 1):
-            told = uplink.read(uplink.Evidence, body)
+            told = await asyncio.to_thread(uplink.read, uplink.Evidence, body)
             await core.writer.run(lambda conn: uploads.take_evidence(conn, node, told, core.clock()))
         await answer(send, 204)
 
     async def _samples(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
         body = await read_body(scope, receive, uplink.MAX_SAMPLES_BYTES)
-        lines = [line for line in body.split(b"\n") if line.strip()]
+        lines = await asyncio.to_thread(_lines, body)
         with self._kept(node, len(body), len(lines)):
             readings = await asyncio.to_thread(_readings, lines)
             stored = await asyncio.to_thread(self._store, node, readings)
@@ -213,10 +246,7 @@ class NodeApi:
     async def _feedback(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         core = self._core
         body = await read_body(scope, receive, uplink.MAX_FEEDBACK_BYTES)
-        try:
-            events = uploads.read_events(read_json(body, "the message"))
-        except BundleError as error:  # the class that the strict reader raises is about bundles
-            raise InputError(error.what, where=error.where) from error
+        events = await asyncio.to_thread(_events, body)
         if len(events) > uplink.MAX_EVENTS:
             raise InputError(f"there are more than {uplink.MAX_EVENTS} events", do="send them in several calls")
         with self._kept(node, len(body), len(events)):
@@ -225,6 +255,17 @@ class NodeApi:
 
     async def _wake(self, node: str, scope: Mapping[str, Any], receive: Any, send: Any) -> None:  # noqa: ARG002
         await self._core.waker.stream(node, receive, send)
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
+def _events(body: bytes) -> Any:
+    try:
+        return uploads.read_events(read_json(body, "the message"))
+    except BundleError as error:  # the class that the strict reader raises is about bundles
+        raise InputError(error.what, where=error.where) from error
 
 
 def _readings(lines: list[bytes]) -> list[uploads.Reading]:

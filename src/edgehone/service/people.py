@@ -158,13 +158,25 @@ def check_password(password: str, hashed: str | None) -> None:
         TrustError: name or password is wrong.
     """
     if not is_password(password, hashed or _NOBODY) or hashed is None:
-        raise TrustError("name or password is wrong", where="sign-in", do="try again, or ask an operator")
+        raise _wrong()
 
 
-def open_session(conn: Connection, name: str, now_s: float) -> tuple[str, Caller]:
-    """A new session of somebody whose password was checked: the text for the cookie, and who it is for."""
+def open_session(conn: Connection, name: str, now_s: float, *, checked: str | None) -> tuple[str, Caller]:
+    """A new session of somebody whose password was checked: the text for the cookie, and who it is for.
+
+    Args:
+        checked: the hash that the password was compared with.
+
+    Raises:
+        TrustError: meanwhile the password was changed, or the person disabled.
+    """
+    query = select(person.c.role).where(
+        person.c.name == name, person.c.disabled_s.is_(None), person.c.password == checked
+    )
+    role = conn.execute(query).scalar_one_or_none()
+    if role is None:
+        raise _wrong()
     text, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-    role = conn.execute(select(person.c.role).where(person.c.name == name)).scalar_one()
     hashed = hash_text(text)
     conn.execute(
         insert(session).values(
@@ -279,6 +291,10 @@ def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
         return hashlib.scrypt(
             password.encode("utf-8", "surrogatepass"), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=_HASH_BYTES
         )
+
+
+def _wrong() -> TrustError:
+    return TrustError("name or password is wrong", where="sign-in", do="try again, or ask an operator")
 
 
 def _text(content: bytes) -> str:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+
+
+def origin_of(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 of an IPv6 address, which one machine has all of."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if mapped.version == 4:
+        return str(mapped)
+    return str(ipaddress.ip_network((mapped, 64), strict=False))
 
 
 @dataclass

@@ -4,6 +4,7 @@ Rules:
 - A node asks for its desired state with a heartbeat; a stream only tells it that now is a good moment. What is lost on
   the way costs a node the rest of its interval, nothing more.
 - `wake` may be called from any thread. A stream that is slow gets one event for all that happened meanwhile.
+- A node has a few streams at most: another one ends its oldest, whose node may long have gone.
 - A comment every `KEEP_ALIVE_S` keeps middle boxes from closing the connection, and shows us which ends are dead.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 KEEP_ALIVE_S = 45.0
+MOST_STREAMS = 4  # of one node
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 _LOOK = b"event: look\ndata:\n\n"
 _STILL_HERE = b": still here\n\n"
@@ -26,7 +28,7 @@ class Waker:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[str, set[asyncio.Event]] = {}
+        self._streams: dict[str, dict[asyncio.Event, None]] = {}  # the oldest first
         self._is_closed = False
         self.streams = 0
 
@@ -49,8 +51,12 @@ class Waker:
     async def stream(self, node: str, receive: Any, send: Any) -> None:
         """Serve one stream, an ASGI response, until its client goes or the core stops."""
         waiting = asyncio.Event()
-        streams = self._streams.setdefault(node, set())
-        streams.add(waiting)
+        streams = self._streams.setdefault(node, {})
+        while len(streams) >= MOST_STREAMS:
+            oldest = next(iter(streams))
+            del streams[oldest]
+            oldest.set()
+        streams[waiting] = None
         self.streams += 1
         gone = asyncio.create_task(_until_gone(receive, waiting))
         try:
@@ -68,13 +74,13 @@ class Waker:
                     break
                 waiting.clear()
                 await send({"type": "http.response.body", "body": _LOOK, "more_body": True})
-                if self._streams.get(node) is not streams:  # dropped
+                if self._streams.get(node) is not streams or waiting not in streams:  # dropped
                     break
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
             self.streams -= 1
-            streams.discard(waiting)
+            streams.pop(waiting, None)
             if not streams and self._streams.get(node) is streams:
                 del self._streams[node]
 

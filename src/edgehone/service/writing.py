@@ -143,6 +143,10 @@ class Writer:
             self._trouble.tell(failure)
             for job in jobs:
                 job.result = failure
+        except Exception as defect:  # noqa: BLE001  nobody may wait for ever, and the one thread that writes goes on
+            _LOG.error("a defect of edgehone in a batch that writes", exc_info=defect)
+            for job in jobs:
+                job.result = HostError("a defect of edgehone; the log of the core has more")
         else:
             self._trouble.tell(None)
             self.commits += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from edgehone.fleet.authority import Authority
+from edgehone.records.database import open_database
+from edgehone.service import people
 from edgehone.service.limits import Limits
-from edgehone.service.listen import is_loopback
+from edgehone.service.listen import Guests, is_loopback
 from edgehone.testing.certificates import Authority as Strangers
 
 Start = Callable[..., Any]
@@ -169,6 +172,92 @@ def test_strangers_have_a_bound_and_nodes_do_not_notice(start: Start, tmp_path: 
     finally:
         for sock in held:
             sock.close()
+
+
+def test_what_comes_with_a_body_is_bounded_and_becomes_no_header(start: Start) -> None:
+    core = start(limits=Limits(head_bytes=4096))
+    opened = open_database(core.place.database_url)
+    with opened.write() as conn:
+        token = people.make_token(conn, "ada", "x", "operator", life_s=None, actor="core", now_s=0.0).encode()
+    opened.close()
+    head = (
+        b"POST /v1/enrolments HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    )
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b"{" + b" " * 5000 + b"}") + b"0\r\n"
+    for signed, status in ((head[:-2] + b"%s\r\n" + chunks, b" 201 "), (head + chunks + b"%s", b" 401 ")):
+        answer = ask(core.port, signed % (b"authorization: bearer " + token + b"\r\n") + b"\r\n" + REQUEST)
+        assert status in answer and b" 200 OK" in answer, answer
+    for flood in (b"0\r\n" + b"x-more: y\r\n" * 300_000, b"0\r\nx-more: " + b"y" * 3_000_000, b"1;" + b"e" * 3_000_000):
+        with socket.create_connection(("127.0.0.1", core.port), 10) as sock:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(head + flood)
+            assert read_all(sock) == b""
+    assert b"200 OK" in ask(core.port, REQUEST)
+
+
+def test_one_address_does_not_get_all_the_room_of_strangers() -> None:
+    guests = Guests(5, 2)
+    found = [guests.admit(host) for host in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1")]
+    assert [guest is not None for guest in found] == [True, True, False, False]
+    for _ in range(2):
+        guests.leave(found[0])  # type: ignore[arg-type]
+    assert guests.admit("192.0.2.1") is not None
+    assert guests.admit("192.0.2.1") is None
+    assert [guests.admit("127.0.0.1") is not None for _ in range(4)] == [True, True, True, False]
+    assert guests.admit("192.0.2.2") is None
+
+
+def test_one_node_does_not_get_all_connections(start: Start, tmp_path: Path) -> None:
+    core = start(limits=Limits(node_connections=2))
+    one, other = core.node(tmp_path), core.node(tmp_path)
+    one.close()
+    context = one.context()
+
+    def connect() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", core.port), 10)
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+    def answers(tls: ssl.SSLSocket) -> bool:
+        try:
+            tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            said = b""
+            while b'{"ok":true}' not in said and (part := tls.recv(1000)):
+                said += part
+        except OSError:
+            return False
+        return b"200 OK" in said
+
+    def wait_for_room() -> ssl.SSLSocket:
+        deadline_s = time.monotonic() + 20
+        while not answers(tls := connect()):
+            tls.close()
+            assert time.monotonic() < deadline_s
+        return tls
+
+    with wait_for_room() as first, wait_for_room():
+        with connect() as third:
+            assert not answers(third)
+        assert other.beat()
+        assert answers(first)
+        first.close()
+        wait_for_room().close()
+
+
+def test_the_registry_is_for_no_other_site_and_hides_what_is_not_finished(start: Start) -> None:
+    core = start()
+    folder = core.place.registry / "metadata"
+    for name in (".lock", ".new/1.json", "1.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    for path, host, status in (
+        (b"1.json", b"localhost", b" 200 "), (b"1.json", b"evil.example", b" 403 "), (b".lock", b"localhost", b" 404 "),
+        (b".new/1.json", b"localhost", b" 404 "), (b"../../core.toml", b"localhost", b" 404 "),
+        (b"%2e%2e/%2e%2e/core.toml", b"localhost", b" 404 "), (b"%00", b"localhost", b" 404 "),
+        (b"/etc/passwd", b"localhost", b" 404 "),
+    ):  # fmt: skip
+        request = b"GET /registry/metadata/%s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n" % (path, host)
+        assert status in ask(core.port, request), path
 
 
 def test_the_registry_is_served_in_parts(start: Start, tmp_path: Path) -> None:

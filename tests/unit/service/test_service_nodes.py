@@ -20,6 +20,7 @@ from edgehone.fleet.nodes import QUARANTINED, REVOKED, set_state
 from edgehone.records.database import open_database
 from edgehone.records.tables import audit, evidence, feedback, node, sample, served
 from edgehone.service.limits import Limits
+from edgehone.service.wake import MOST_STREAMS
 from edgehone.testing.cores import make_request, new_token
 from edgehone_agent.uplink.enrol import enrol
 from edgehone_agent.uplink.identity import load_identity
@@ -252,6 +253,55 @@ def test_who_calls_too_often_waits(start: Start, tmp_path: Path) -> None:
     status, _, headers = loud.call("POST", "/v1/node/feedback", json.dumps({"events": events[2:]}).encode())
     assert status == 429
     assert int(headers["retry-after"]) > 1000
+
+
+def test_one_node_has_few_uploads_under_way(start: Start, tmp_path: Path) -> None:
+    core = start(limits=Limits(node_uploads=1, upload_bytes=5000))
+    one, other = core.node(tmp_path), core.node(tmp_path)
+    with one.context().wrap_socket(
+        socket.create_connection(("127.0.0.1", core.port), 20), server_hostname="localhost"
+    ) as slow:
+        slow.sendall(b"POST /v1/node/feedback HTTP/1.1\r\nhost: x\r\ncontent-length: 4000\r\n\r\n{")
+        events = json.dumps({"schema": 1, "events": []}).encode()
+        status = wait_for(lambda: one.call("POST", "/v1/node/feedback", events)[0], 429)
+        assert status == 429
+        status, body, headers = other.call("POST", "/v1/node/feedback", events + b" " * 2000)
+        assert (status, int(headers["retry-after"]) >= 1) == (503, True), body
+        assert other.call("POST", "/v1/node/feedback", events)[0] == 200
+        assert one.beat()
+    assert wait_for(lambda: one.call("POST", "/v1/node/feedback", events)[0], 200) == 200
+
+
+def wait_for(ask: Callable[[], int], wanted: int) -> int:
+    """What is answered in the end."""
+    deadline_s = time.monotonic() + 20
+    while (found := ask()) != wanted and time.monotonic() < deadline_s:
+        time.sleep(0.25)  # a node may call five times in a second
+    return found
+
+
+def test_another_stream_of_a_node_ends_its_oldest(start: Start, tmp_path: Path) -> None:
+    core = start()
+    one = core.node(tmp_path)
+    streams = []
+    for _ in range(MOST_STREAMS + 1):
+        plain = socket.create_connection(("127.0.0.1", core.port), 20)
+        streams.append(one.context().wrap_socket(plain, server_hostname="localhost"))
+        streams[-1].sendall(b"GET /v1/node/wake HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"200 OK" in streams[-1].recv(1000)
+    said = b""
+    while b"0\r\n\r\n" not in said:
+        part = streams[0].recv(1000)
+        assert part, said
+        said += part
+    streams[1].settimeout(0.05)
+    said = b""
+    with pytest.raises(TimeoutError):
+        while True:
+            said += streams[1].recv(1000)
+    assert b"0\r\n\r\n" not in said
+    for stream in streams:
+        stream.close()
 
 
 def test_a_stream_wakes_and_ends_with_the_core(start: Start, tmp_path: Path) -> None:

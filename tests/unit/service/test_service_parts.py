@@ -17,15 +17,18 @@ from sqlalchemy import insert, select
 from edgehone.errors import InputError
 from edgehone.fleet import serial
 from edgehone.fleet.heartbeat import Asking, Wish
+from edgehone.fleet.nodes import Standing, standing
 from edgehone.records.database import Database, open_database
-from edgehone.records.tables import setting
+from edgehone.records.tables import node, setting
+from edgehone.service import core as core_module
+from edgehone.service.core import Core
 from edgehone.service.rates import Buckets
 from edgehone.service.serving import serve
 from edgehone.service.settings import Place, Settings, load_place, read_settings, write_settings
 from edgehone.service.wishes import Remembered
 from edgehone.service.writing import Writer
 from edgehone.testing.cores import make_core
-from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, StateError
+from edgehone_agent.errors import BusyError, ConfigError, EdgehoneError, HostError, StateError
 from edgehone_agent.wire.uplink import TaskStatus
 
 
@@ -87,6 +90,51 @@ def test_a_batch_is_handed_over_whole_and_item_by_item_when_one_spoils_it(databa
     assert results[:3] == list("abc")
     assert isinstance(results[3], InputError)
     assert keys(database) == set("abc")
+
+
+def test_a_batch_that_answers_nonsense_leaves_nobody_waiting(database: Database) -> None:
+    writer = Writer(database)
+
+    async def work() -> str:
+        with pytest.raises(HostError, match="defect"):
+            await writer.batch(lambda conn, items: [], "x")
+        return await writer.run(put("after"))
+
+    try:
+        assert asyncio.run(work()) == "after"
+    finally:
+        writer.close()
+    assert keys(database) == {"after"}
+
+
+def test_what_was_read_first_does_not_replace_what_was_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_race(make_core(tmp_path), monkeypatch))
+
+
+async def _race(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = await Core.open(place)
+    read, go = threading.Event(), threading.Event()
+
+    def slow(conn: Any, now_s: float) -> Standing:
+        found = standing(conn, now_s)
+        if not read.is_set():
+            read.set()
+            go.wait(20)
+        return found
+
+    monkeypatch.setattr(core_module, "standing", slow)
+    row = {"tags": {}, "state": "revoked", "why": "", "facts": {}, "enrolled_s": 0.0, "status": {}, "beats": 0}
+    job = asyncio.create_task(asyncio.to_thread(core.refresh_standing))  # as the jobs do all the time
+    await asyncio.to_thread(read.wait, 20)
+    await core.writer.run(lambda conn: conn.execute(insert(node).values(id="ab" * 8, name="one", **row)))
+    request = asyncio.create_task(asyncio.to_thread(core.refresh_standing))
+    await asyncio.wait([request], timeout=0.05)
+    go.set()
+    await asyncio.gather(job, request)
+    assert core.standing.refuses("ab" * 8, "1")
+    await core.close()
 
 
 def test_too_much_work_is_refused_and_what_waits_is_written(database: Database) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgehone.records.database import Database
 from edgehone.service import people
+from edgehone.service.answers import Refused
+from edgehone.service.core import Core
+from edgehone.service.gate import SignIns
 from edgehone.service.limits import Limits
-from edgehone.testing.cores import PASSWORD
+from edgehone.testing.cores import PASSWORD, make_core
+from edgehone_agent.errors import TrustError
 
 Start = Callable[..., Any]
 
@@ -116,6 +124,66 @@ def test_guessing_is_slowed_down_and_says_nothing(start: Start) -> None:
     assert Browser(core.port).sign_in() == 200
     codes = [Browser(core.port).sign_in("ada", "wrong") for _ in range(3)]
     assert codes[-1] == 429
+
+
+def test_an_address_that_must_wait_costs_names_nothing(tmp_path: Path) -> None:
+    asyncio.run(_try_from_addresses(tmp_path))
+
+
+async def _try_from_addresses(folder: Path) -> None:
+    core = await Core.open(make_core(folder), limits=Limits(sign_ins=2, sign_in_window_s=3000.0))
+    attempts = SignIns(core)
+
+    async def told(name: str, host: str, password: str = "wrong wrong wrong") -> str:
+        try:
+            return (await asyncio.to_thread(attempts.sign_in, name, password, host))[1].name
+        except (TrustError, Refused) as error:
+            return str(error)
+
+    try:
+        for _ in range(2):
+            assert "password is wrong" in await told("eve", "192.0.2.1")
+        for _ in range(4):
+            assert "too many tries" in await told("ada", "192.0.2.1")
+        assert await told("ada", "192.0.2.2", PASSWORD) == "ada"
+        for at in range(4):  # one machine has all of these addresses
+            assert ("too many tries" in await told(f"eve-{at}", f"2001:db8::{at}")) == (at > 1)
+    finally:
+        await core.close()
+
+
+def test_passwords_are_looked_at_a_few_at_a_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = start(limits=Limits(sign_ins_at_once=1))
+    gate = threading.Semaphore(0)
+    monkeypatch.setattr(people, "_AT_ONCE", gate)
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(Browser(core.port).sign_in())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    deadline_s = time.monotonic() + 20
+    while len(found) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    assert found == [429, 429]
+    assert Browser(core.port).call("GET", "/v1/me")[0] == 401  # others are answered meanwhile
+    gate.release()
+    for thread in threads:
+        thread.join()
+    assert found[2] == 200
+
+
+def test_a_password_that_changes_while_it_is_checked_opens_nothing(database: Database) -> None:
+    old, new = people.hash_password(PASSWORD), people.hash_password("another long password")
+    with database.write() as conn:
+        people.add_person(conn, "ada", "operator", old, actor="core", now_s=0.0)
+        people.add_person(conn, "bob", "operator", old, actor="core", now_s=0.0)
+        assert people.open_session(conn, "ada", 1.0, checked=old)[1].name == "ada"
+        people.set_password(conn, "ada", new, actor="core", now_s=2.0)
+        with pytest.raises(TrustError):
+            people.open_session(conn, "ada", 3.0, checked=old)
+        people.disable_person(conn, "ada", actor="core", now_s=4.0)
+        for checked in (new, None):
+            with pytest.raises(TrustError):
+                people.open_session(conn, "ada", 5.0, checked=checked)
 
 
 def test_api_tokens(start: Start) -> None:

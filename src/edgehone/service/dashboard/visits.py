@@ -16,6 +16,7 @@ from fastapi import Depends, Form, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from edgehone.service.answers import Refused, status_of
 from edgehone.service.dashboard.paper import page
@@ -46,8 +47,10 @@ class PageRoute(APIRoute):
                 where = "; ".join(str(one["loc"][-1]) for one in invalid.errors()[:5])
                 unfit = InputError(f"the address or form does not fit: {where}"[:300], do="go back and try again")
                 return _sorry(request, unfit, 422)
+            except HTTPException as unread:  # a form that cannot be taken apart
+                return _sorry(request, InputError(str(unread.detail), do="go back and try again"), unread.status_code)
             except Exception as defect:  # noqa: BLE001  a person gets a page, the log the rest
-                _LOG.error("%s %s: a defect of edgehone", request.method, request.url.path, exc_info=defect)
+                _LOG.error("%s %r: a defect of edgehone", request.method, request.url.path, exc_info=defect)
                 return _sorry(request, HostError("a defect of edgehone; the log of the core has more"), 500)
 
         return answer

@@ -192,6 +192,17 @@ def test_a_token_is_shown_once_and_lets_one_node_in(start: Callable[..., Any], t
         node.close()
 
 
+def test_a_form_that_cannot_be_read_is_no_defect(start: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    core = start()
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data"):
+        connection = http.client.HTTPConnection("127.0.0.1", core.port, timeout=20)
+        connection.request("POST", "/sign-in", b"abcd", {"Content-Type": kind})
+        answer = connection.getresponse()
+        assert (answer.status, b"go back" in answer.read()) == (400, True)
+        connection.close()
+    assert "a defect" not in caplog.text
+
+
 def test_an_unused_token_is_withdrawn_by_an_operator(start: Callable[..., Any], tmp_path: Path) -> None:
     core = start()
     token = new_token(core.place, name="dock-7")
