@@ -61,8 +61,9 @@ class LoopPolicy:
         card_readings: uniformly drawn readings of a cohort that a drift reference of its own needs.
         collect_samples: that a node may send at a heartbeat while samples are collected.
         collect_s: for how long they are, each time.
-        fault_after_s: how long readings of one node lie far out, and of no other of its cohort, until that is a fault.
-        corrections: new corrected labels that are a reason to train; 0 for never.
+        fault_after_s: how long a sensor has to look broken, in two reports at least, until that is a fault.
+        corrections: new corrected labels, beyond those that measured errors explain, that are a reason to train; 0 for
+            never.
         new_class_labels: labels of one unknown class before a person is told that a new study is needed.
         schedule_days: a refresh when there was none for so long; 0 for never.
         cool_down_s: between the end of a round and the next.
