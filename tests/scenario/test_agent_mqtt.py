@@ -6,8 +6,6 @@ import json
 import os
 import queue
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ import pytest
 from paho.mqtt import client as paho
 
 from edgehone.testing.agents import TASK, Field
+from edgehone.testing.brokers import Broker, find_mosquitto
 from edgehone.testing.bundles import Made
 from edgehone.testing.certificates import Authority
 from edgehone_agent.serve.mqtt import BrokerTls
@@ -30,16 +29,6 @@ NODE = "n7"
 IN, OUT = f"edgehone/{NODE}/{TASK}/in", f"edgehone/{NODE}/{TASK}/out"
 
 
-def find_mosquitto() -> str:
-    found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        message = "Debian package `mosquitto` is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
 class Site:
     """A node with one version, a broker with certificates of one authority, and a device that asks."""
 
@@ -47,35 +36,13 @@ class Site:
         self.field, self._closing = Field(folder), closing
         closing.callback(self.field.close)
         self.authority = Authority.make(folder / "ca")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
         cert, key = self.authority.issue("broker")
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"user root\nlistener {self.port} 127.0.0.1\ncafile {self.authority.ca}\ncertfile {cert}\nkeyfile {key}\n"
-            "require_certificate true\nuse_identity_as_username true\n"
-        )
-        self._broker: subprocess.Popen[bytes] | None = None
-        closing.callback(self.stop_broker)
+        self.broker = Broker(
+            folder, f"cafile {self.authority.ca}", f"certfile {cert}", f"keyfile {key}", "require_certificate true",
+            "use_identity_as_username true",
+        )  # fmt: skip
+        closing.callback(self.broker.stop)
         self.made: Made = self.field.publish(1)
-
-    def start_broker(self) -> None:
-        command = [find_mosquitto(), "-c", str(self._config)]
-        self._broker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert time.monotonic() < until, "mosquitto does not start"
-                time.sleep(0.02)
-
-    def stop_broker(self) -> None:
-        if self._broker is not None:
-            self._broker.terminate()
-            self._broker.wait(10)
-            self._broker = None
 
     def start_agent(self, **changed: Path) -> None:
         """From a config file whose certificates are named relative to it."""
@@ -83,7 +50,7 @@ class Site:
         files = {"ca": self.authority.ca, "cert": cert, "key": key, **changed}
         lines = [f'{name} = "{os.path.relpath(file, self.field.folder)}"' for name, file in files.items()]
         config = self.field.folder / "agent.toml"
-        config.write_text("\n".join(["[mqtt]", f'broker = "127.0.0.1:{self.port}"', f'node = "{NODE}"', *lines, ""]))
+        config.write_text("\n".join(["[mqtt]", f'broker = "{self.broker.address}"', f'node = "{NODE}"', *lines, ""]))
         self.field.start("--config", str(config))
 
     def device(self) -> Any:
@@ -95,7 +62,7 @@ class Site:
         client.on_message = lambda _client, _data, message: answers.put(json.loads(message.payload))
         client.on_connect = lambda client, *_: client.subscribe(OUT, qos=1)
         client.on_subscribe = lambda *_: subscribed.put(1)
-        client.connect("127.0.0.1", self.port)
+        client.connect("127.0.0.1", self.broker.port)
         client.loop_start()
         self._closing.callback(client.loop_stop)
         self._closing.callback(client.disconnect)
@@ -132,12 +99,12 @@ def test_readings_are_answered_over_a_broker_that_comes_late_goes_away_and_comes
     site.start_agent()
     site.field.wait_for(1)  # it serves without its broker
     for round in range(2):
-        site.start_broker()
+        site.broker.start()
         client, answers = site.device()
         site.ask(client, answers, f"r{round}", 60)
-        site.stop_broker()
+        site.broker.stop()
         assert site.field.version() == 1
-    site.start_broker()
+    site.broker.start()
     client, answers = site.device()
     site.ask(client, answers, "last", 60)
     assert site.field.stop() == 0
@@ -147,7 +114,7 @@ def test_readings_are_answered_over_a_broker_that_comes_late_goes_away_and_comes
 
 def test_a_node_the_broker_does_not_know_serves_on_and_says_so(site: Site) -> None:
     cert, key = Authority.make(site.field.folder / "stranger").issue(NODE)
-    site.start_broker()
+    site.broker.start()
     site.start_agent(cert=cert, key=key)
     site.field.wait_for(1)
     client, answers = site.device()

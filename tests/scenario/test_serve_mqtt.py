@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +17,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgehone.testing.brokers import Broker
 from edgehone.testing.certificates import Authority
 from edgehone.testing.hosts import FileHost, ServedFile, write_linear
 from edgehone_agent.serve.limits import Limits
@@ -29,53 +27,6 @@ pytestmark = pytest.mark.slow
 
 READING = np.linspace(-1, 1, 20, dtype=np.float32)
 IN, OUT = "edgehone/n7/gestures/in", "edgehone/n7/gestures/out"
-
-
-def find_mosquitto() -> str:
-    found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        message = "Debian package `mosquitto` is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
-class Broker:
-    """A mosquitto with its own configuration and port."""
-
-    def __init__(self, folder: Path, *lines: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.address = f"127.0.0.1:{self.port}"
-        self._program = find_mosquitto()
-        self._config = folder / "mosquitto.conf"
-        # started as root it would become another user, who cannot read the keys of a test
-        self._config.write_text(
-            "\n".join(["user root", "set_tcp_nodelay true", f"listener {self.port} 127.0.0.1", *lines, ""])
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert time.monotonic() < until, "mosquitto does not start"
-                time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
 
 
 class Device:
@@ -133,6 +84,7 @@ Connect = Callable[..., Device]
 @pytest.fixture
 def broker(tmp_path: Path, closing: ExitStack) -> Broker:
     broker = Broker(tmp_path, "allow_anonymous true")
+    broker.start()
     closing.callback(broker.stop)
     return broker
 
@@ -342,6 +294,7 @@ def test_certificates_both_ways(host: FileHost, tmp_path: Path, closing: ExitSta
         tmp_path, f"cafile {authority.ca}", f"certfile {cert}", f"keyfile {key}", "require_certificate true",
         "use_identity_as_username true", f"acl_file {acl}",
     )  # fmt: skip
+    broker.start()
     closing.callback(broker.stop)
     device = Device(broker, OUT, tls=BrokerTls(authority.ca, *authority.issue("d1")))
     closing.callback(device.close)
