@@ -9,8 +9,8 @@ Rules:
   asked over plain HTTP, which it answers on the same port. Nodes enrol over TLS in either case, and trust the CA that
   their token names.
 - Nothing but an operator's API token is used: for enrolment tokens, the audit, and taking the nodes away again.
-- The core keeps its policy, cohorts, releases and rollouts. The nodes are revoked at the end, and carry the tag
-  `simulated` with the name of this run, so that what they sent can be told from what others did.
+- The core keeps its policy, cohorts, releases and rollouts. The nodes are revoked at the end. They carry the tag
+  simulated=yes, so that they can be told from others and have a cohort of their own.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from edgehone_agent.uplink.identity import core_address, load_identity
 
 log = logging.getLogger("edgehone.simulate")
 
+TAG = "simulated"
 _TIMEOUT_S = 20.0
 _MOST_BYTES = 4 << 20
 _PAGE = 100
@@ -178,7 +179,7 @@ class Guests(Processes):
 
     def make_token(self, name: str, tags: dict[str, str]) -> str:
         """See `Processes`. Raises as `People.ask`."""
-        asked = {"name": name, "tags": {**tags, "simulated": self.run}}
+        asked = {"name": name, "tags": {**tags, TAG: "yes"}}
         return str(self._people.ask("POST", "/v1/enrolments", asked)["token"])
 
     def news(self) -> list[News]:

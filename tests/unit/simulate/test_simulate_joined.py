@@ -95,7 +95,7 @@ def test_nodes_come_are_told_apart_and_go(core: Core, tmp_path: Path) -> None:
         process.wait()
         site.nodes.append(LiveNode(name, "digits", state, process, tmp_path / "log"))
         node = core.nodes()[name]
-        assert (node["state"], node["tags"]) == ("active", {"site": "north", "simulated": site.run})
+        assert (node["state"], node["tags"]) == ("active", {"site": "north", "simulated": "yes"})
         assert site.news() == []  # that our own nodes come is no news
         database = open_database(core.place.database_url)
         with database.write() as conn:
