@@ -21,7 +21,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -168,7 +168,11 @@ class Rollout:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field."""
-        return asdict(self)
+        found: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name in ("canaries", "witnesses", "others"):  # many: `asdict` would look at each of their values
+            found[name] = [watched.to_json() for watched in found[name]]
+        verdicts = [asdict(one) for one in self.verdicts]
+        return found | {"before": dict(self.before), "plan": asdict(self.plan), "verdicts": verdicts}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Rollout:
