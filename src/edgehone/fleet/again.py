@@ -8,7 +8,9 @@ Rules:
 - What is published holds the same files to the byte. Its manifest differs in the version, and in the parent, which is
   the old bundle. Bill of materials and provenance go on to speak of the build that made the files.
 - It needs the key of the task, as any release does. Nobody is asked to approve it: these bytes were approved before.
-- Who is killed between the release and the rollout asks again, and the release that is there is rolled out.
+- Who is killed between the release and the rollout asks again, and the release that is there is rolled out. Of several
+  versions, those that are on their way are left to go on.
+- Nothing is published that could not be rolled out, because a rollout runs there.
 """
 
 from __future__ import annotations
@@ -87,11 +89,18 @@ def release_again(
     for cohort, version in given_up.before.items():
         if version is not None:
             wanted.setdefault(version, []).append(cohort)
+    with db.read() as conn:
+        coming = {version for version, cohorts in wanted.items() if _is_coming(conn, given_up, version, cohorts)}
+        if coming != wanted.keys():
+            wanted = {version: cohorts for version, cohorts in wanted.items() if version not in coming}
+        for cohorts in wanted.values() if not supersede else ():
+            rollouts.check_free(conn, given_up.task, cohorts)
     done = []
     for version, cohorts in sorted(wanted.items()):
         as_version = _published(db, given_up, version)
         if as_version is None:
             as_version = _publish(db, store, ring, given_up.task, version, now_s, anchor)
+        _trace(db, given_up.task, version, as_version)
         begun = rollouts.start(
             db, given_up.task, as_version, now_s=now_s, actor=actor, plan=PLAN, cohorts=sorted(cohorts),
             supersede=supersede,
@@ -145,6 +154,16 @@ def _published(db: Database, given_up: Rollout, version: int) -> int | None:
     return None
 
 
+def _is_coming(conn: Connection, given_up: Rollout, version: int, cohorts: Sequence[str]) -> bool:
+    """Whether a rollout brings this version again to these cohorts, or has brought it."""
+    query = select(rollout_table.c.content).where(
+        rollout_table.c.task == given_up.task, rollout_table.c.version > given_up.version,
+        rollout_table.c.state.in_(("running", "paused", "done")),
+    )  # fmt: skip
+    found = map(Rollout.from_json, conn.execute(query).scalars())
+    return any(one.before.keys() == set(cohorts) and _same(conn, one.task, one.version, version) for one in found)
+
+
 def _same(conn: Connection, task: str, new: int, old: int) -> bool:
     """Whether a release has the members of another, each made from that one's bundle: no round makes such a release."""
     query = select(release.c.parent, release.c.member).where(release.c.task == task, release.c.version == new)
@@ -165,7 +184,6 @@ def _publish(
         files = [_rewrite(store, folder, task, version, as_version, *one) for one in members]
         publish(store, ring, files, [], datetime.fromtimestamp(now_s, UTC), anchor=anchor)
     releases.sync(db, store, now_s, anchor=anchor)
-    _trace(db, task, version, as_version)
     return as_version
 
 

@@ -85,15 +85,10 @@ def start(
             raise no_release(task, version)
         covered = _covered(conn, task, cohorts)
         _check_version(conn, task, version, covered)
-        for running in list_rollouts(conn, task, running=True):
-            if not running.before.keys() & {one.name for one in covered}:
-                continue
-            if not supersede:
-                raise InputError(
-                    f"version {running.version} is being rolled out there",
-                    where=running.id,
-                    do="wait until it is done, abort it, or say --supersede",
-                )
+        names = [one.name for one in covered]
+        if not supersede:
+            check_free(conn, task, names)
+        for running in _running_there(conn, task, names):
             why = f"superseded by version {version}"
             _change(conn, running, machine.abort(running, now_s, why), (), now_s, actor, "rollout.abort")
         bounds = [offer.fit.latency_us for offer in offers]
@@ -118,6 +113,20 @@ def start(
         audit.record(conn, now_s=now_s, actor=actor, action="rollout.start", subject=new.id, detail=detail)
         _write_events(conn, new.id, [Event(now_s, "started", {"words": f"version {version} of {task}", **detail})])
     return new
+
+
+def check_free(conn: Connection, task: str, cohorts: Sequence[str]) -> None:
+    """Check that no rollout runs for any of these cohorts. Raises InputError."""
+    for running in _running_there(conn, task, cohorts):
+        raise InputError(
+            f"version {running.version} is being rolled out there",
+            where=running.id,
+            do="wait until it is done, abort it, or say --supersede",
+        )
+
+
+def _running_there(conn: Connection, task: str, cohorts: Sequence[str]) -> list[Rollout]:
+    return [one for one in list_rollouts(conn, task, running=True) if one.before.keys() & set(cohorts)]
 
 
 def pause(db: Database, id: str, *, now_s: float, actor: str) -> Rollout:

@@ -22,7 +22,7 @@ from edgehone.fleet.again import release_again
 from edgehone.fleet.cohorts import set_versions
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.records.database import Database, open_database
-from edgehone.records.tables import node, release, rollout
+from edgehone.records.tables import cohort, node, release, rollout
 from edgehone.registry.create import load_anchor
 from edgehone.registry.keys import KeyRing, Passphrases
 from edgehone.registry.names import blob_path, bundle_path
@@ -113,6 +113,8 @@ def test_the_same_files_under_a_higher_version_go_to_the_same_cohorts(stranding:
     assert stranding.events()[-1] == "released again"
     with pytest.raises(InputError, match="version 3 is being rolled out there"):
         stranding.again()
+    with stranding.database.read() as conn:  # and nothing was published for it
+        assert set(conn.execute(select(release.c.version)).scalars()) == {1, 2, 3}
 
 
 def test_who_was_killed_before_the_rollout_goes_on_with_the_release_that_is_there(stranding: Stranding) -> None:
@@ -120,8 +122,29 @@ def test_who_was_killed_before_the_rollout_goes_on_with_the_release_that_is_ther
     with stranding.database.write() as conn:
         conn.execute(delete(rollouts.rollout_event).where(rollouts.rollout_event.c.rollout == first.rollout.id))
         conn.execute(delete(rollout).where(rollout.c.id == first.rollout.id))
+        # killed even before it was written where the release comes from
+        conn.execute(update(release).where(release.c.version == 1).values(approved_by="person:ada"))
     (second,) = stranding.again()
     assert second.as_version == 3
+    with stranding.database.read() as conn:
+        assert conn.execute(select(release.c.approved_by).where(release.c.version == 3)).scalar() == "person:ada"
+
+
+def test_who_was_killed_between_two_versions_goes_on_with_the_second(stranding: Stranding) -> None:
+    with stranding.database.write() as conn:
+        conn.execute(
+            insert(cohort).values(
+                name="b", task=TASK, tags={"b": "1"}, channel="stable", version=2, since_s=0.0, policy={}
+            )
+        )
+        row = conn.execute(select(rollout.c.content).where(rollout.c.id == "r1")).scalar_one()
+        conn.execute(update(rollout).values(content={**row, "before": {TASK: 1, "b": 2}}))
+    _, second = stranding.again()
+    with stranding.database.write() as conn:
+        conn.execute(delete(rollouts.rollout_event).where(rollouts.rollout_event.c.rollout == second.rollout.id))
+        conn.execute(delete(rollout).where(rollout.c.id == second.rollout.id))
+    (third,) = stranding.again()
+    assert (third.version, third.as_version, dict(third.rollout.before)) == (2, second.as_version, {"b": 2})
 
 
 def test_the_core_does_it_by_itself_when_the_patience_is_over(stranding: Stranding) -> None:
