@@ -95,11 +95,12 @@ class Drive:
     Args:
         core: whose clock it ticks by.
         make: makes the driver, in that thread: what it imports does not delay the start of the core.
-        every_s: pause between two ticks.
+        every_s: pause between two ticks; None for `DRIVE_S`.
     """
 
-    def __init__(self, core: Core, make: Callable[[Core], Driver], every_s: float = DRIVE_S) -> None:
-        self._core, self._make, self._every_s = core, make, every_s
+    def __init__(self, core: Core, make: Callable[[Core], Driver], every_s: float | None = None) -> None:
+        self._core, self._make = core, make
+        self._every_s = DRIVE_S if every_s is None else every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="edgehone-driver", daemon=True)
         self._thread.start()

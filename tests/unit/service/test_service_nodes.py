@@ -74,8 +74,11 @@ def test_a_token_lets_one_node_in_once(start: Start, tmp_path: Path) -> None:
     assert len(rows(core, select(node.c.id))) == 1
 
 
-def test_the_agent_is_told_the_name_that_its_token_holds(start: Start, tmp_path: Path) -> None:
+def test_the_agent_is_told_the_name_that_its_token_holds(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     core = start()
+    monkeypatch.setattr("edgehone_agent.uplink.enrol.bring_root", lambda identity: None)  # there is no registry
     identity, _ = enrol(tmp_path, new_token(core.place, name="camera-1"), f"https://127.0.0.1:{core.port}")
     assert (identity.name, load_identity(tmp_path).name) == ("camera-1", "camera-1")  # type: ignore[union-attr]
 

@@ -21,6 +21,7 @@ from edgehone.fleet.nodes import Standing, standing
 from edgehone.records.database import Database, open_database
 from edgehone.records.tables import node, setting
 from edgehone.service import core as core_module
+from edgehone.service import jobs
 from edgehone.service.core import Core
 from edgehone.service.rates import Buckets
 from edgehone.service.serving import serve
@@ -258,7 +259,8 @@ def test_files_that_are_no_settings(tmp_path: Path, text: bytes) -> None:
         load_place(tmp_path / "nothing")
 
 
-def test_a_driver_ticks_beside_the_core_and_ends_with_it(tmp_path: Path) -> None:
+def test_a_driver_ticks_beside_the_core_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "DRIVE_S", 0.05)
     said: list[str] = []
 
     class Driver:

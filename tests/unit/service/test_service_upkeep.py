@@ -99,7 +99,7 @@ def test_a_version_that_cannot_be_read_keeps_everything(database: Database, blob
 
 def test_what_is_put_again_while_garbage_goes_is_there(database: Database, blobs: Blobs) -> None:
     add_node(database)
-    contents = [f"reading {number}".encode() for number in range(300)]
+    contents = [f"reading {number}".encode() for number in range(150)]
     for content in contents:
         put(blobs, content)
     random.Random(1).shuffle(contents)
