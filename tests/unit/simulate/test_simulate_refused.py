@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgehone.cli.main import main
 from edgehone.simulate.scenario import load_scenario
-from edgehone.testing.studies import write_study
+from edgehone.testing.records import example_record
+from edgehone.testing.studies import write_record
 
 WORLD = 'name = "w"\nabout = "a"\ntask = "digits"\n[[phases]]\nname = "p"\nrows = 5\n'
 
@@ -65,7 +67,8 @@ def test_scenarios(text: str, words: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_study_of_another_task(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_study(tmp_path / "family")
+    record = example_record(2, 4)
+    write_record(tmp_path / "family", replace(record, task={**record.task, "name": "digits-like"}))
     out = tmp_path / "out"
     assert main(["simulate", str(world), "--study", str(tmp_path / "family"), "--fake", "-o", str(out)]) == 4
     assert "the study is of 'digits-like'" in capsys.readouterr().err
