@@ -14,6 +14,7 @@ Rules:
   node that was touched is its cohort's version again. A cohort's version changes only when a rollout is done.
 - Whatever ends a rollout ends it: nothing that happens later on its nodes holds up the next one. Until the nodes that
   can be reached have gone back it still reports: "reverted", or "stranded" for those that did not within the patience.
+  For those that had it and are away it waits as long.
 - `step` is a function of its arguments. Taking its result again with the same nodes and time changes nothing.
 - A clock that was set back starts the present step's times anew.
 """
@@ -484,8 +485,12 @@ def _settle(rollout: Rollout, views: Views, now_s: float) -> tuple[Rollout, list
     there = [view for view in views.values() if view.online]
     left = sorted(view.id for view in there if view.has(rollout.version))
     since_s = now_s - (rollout.ended_s or now_s)
+    away = sum(not view.online and view.has(rollout.version) for view in views.values())
+    if away and since_s < rollout.plan.patience_s:
+        return rollout, []  # they may come back, and then not get back
     if not left and all(view.seen_s is not None and view.seen_s > (rollout.ended_s or 0.0) for view in there):
         words = f"every node that is there is off version {rollout.version}"
+        words += f"; {away} that had it are away" if away else ""
         return replace(rollout, settled=True), [_event(rollout, now_s, "reverted", words, after_s=since_s)]
     if left and since_s >= rollout.plan.patience_s:
         words = f"{len(left)} nodes did not go back from version {rollout.version}"

@@ -293,3 +293,24 @@ def test_what_has_ended_cannot_be_steered() -> None:
             act(ended, 2.0)
     with pytest.raises(InputError, match="cannot be aborted"):
         abort(ended, 2.0, "again")
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_who_had_it_and_was_away_when_it_ended_is_waited_for_as_long_as_the_patience(comes_back: bool) -> None:
+    play = Play()
+    play.beat(2)
+    (canary,) = play.canaries
+    assert canary.version == 2
+    canary.on, canary.previous = False, None  # it has no old model any more
+    play.beat(4)
+    play.rollout = abort(play.rollout, play.now_s, "enough")
+    play.beat(3)
+    assert not play.rollout.settled
+    canary.on = comes_back
+    play.beat(10)
+    assert play.rollout.settled
+    words = play.events[-1].detail["words"]
+    if comes_back:
+        assert play.events[-1].what == "stranded" and words.startswith("1 nodes did not go back")
+    else:
+        assert words == "every node that is there is off version 2; 1 that had it are away"
