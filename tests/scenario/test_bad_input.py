@@ -1,15 +1,20 @@
-"""What people hand in wrong: every case ends in a message that says what, where and what to do, and its exit code."""
+"""What people hand in wrong: every case ends in a message that says what, where and what to do, and its exit code.
+
+What is wrong in a task or an option runs in this process; what is wrong with a disk in one of its own.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 HEAD = """
 import numpy as np, torch
@@ -57,12 +62,15 @@ def optimize(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_wrong_task_ends_in_words(case: str, tmp_path: Path) -> None:
+def test_a_wrong_task_ends_in_words(
+    case: str, edgehone_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, code, told, advice = CASES[case]
     name = "no_such.py" if source is None else "task.py"
     if source is not None:
         (tmp_path / name).write_text(source)
-    done = optimize(name, "-o", "out", "--epochs", "0.1", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = edgehone_here("optimize", name, "-o", "out", "--epochs", "0.1")
     assert done.returncode == code, done.stderr
     assert told in done.stderr and advice in done.stderr
     assert "Traceback" not in done.stderr
@@ -81,8 +89,10 @@ def test_a_wrong_task_ends_in_words(case: str, tmp_path: Path) -> None:
         ("--device", "toaster", "toaster"),
     ],
 )
-def test_a_wrong_option_ends_in_words_and_writes_nothing(option: str, value: str, told: str, tmp_path: Path) -> None:
-    done = optimize("digits", option, value, "-o", "out", cwd=tmp_path)
+def test_a_wrong_option_ends_in_words_and_writes_nothing(
+    option: str, value: str, told: str, edgehone_here: Command, tmp_path: Path
+) -> None:
+    done = edgehone_here("optimize", "digits", option, value, "-o", str(tmp_path / "out"))
     assert done.returncode == 4, done.stderr
     assert told in done.stderr and "→" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

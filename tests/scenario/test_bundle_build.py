@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import edgehone
 from edgehone_agent.bundle import open_bundle
 from edgehone_agent.model import open_model
 from edgehone_agent.probe import read_probe
 from edgehone_agent.wire.card import Card
 
 pytestmark = pytest.mark.slow
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgehone.cli.main", "bundle", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def family(small_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "family"
-    edgehone.optimize(str(small_task), members=2, output=folder)
-    return folder
+def run(edgehone_here: Run) -> Run:
+    """`edgehone bundle` in this process."""
+    return lambda *arguments: edgehone_here("bundle", *arguments)
 
 
 @pytest.fixture(scope="module")
-def bundle(family: Path, small_task: Path) -> Path:
+def family(small_family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of its own, which a test may damage."""
+    return Path(shutil.copytree(small_family, tmp_path_factory.mktemp("bundles") / "family"))
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Run, family: Path, small_task: Path) -> Path:
     target = family.parent / "one.bundle"
     done = run("build", str(family / "members" / "int8"), "-o", str(target), "--task", str(small_task))
     assert done.returncode == 0, done.stderr
@@ -40,8 +42,11 @@ def bundle(family: Path, small_task: Path) -> Path:
 
 
 def test_the_same_member_gives_the_same_bytes(bundle: Path, family: Path, small_task: Path, tmp_path: Path) -> None:
-    arguments = ("--task", str(small_task), "-o", str(tmp_path / "again"))
-    assert run("build", str(family / "members" / "int8"), *arguments).returncode == 0
+    """Also in another process."""
+    command = [sys.executable, "-m", "edgehone.cli.main", "bundle", "build", str(family / "members" / "int8")]
+    command += ["--task", str(small_task), "-o", str(tmp_path / "again")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "again").read_bytes() == bundle.read_bytes()
 
 
@@ -65,7 +70,7 @@ def test_it_says_what_was_measured_and_where_it_comes_from(bundle: Path, family:
     assert hashes == digests and len(card.to_bytes()) <= 6000
 
 
-def test_a_cohort_gets_a_card_of_its_own(family: Path, small_task: Path, tmp_path: Path) -> None:
+def test_a_cohort_gets_a_card_of_its_own(run: Run, family: Path, small_task: Path, tmp_path: Path) -> None:
     dark, file = tmp_path / "dark.npy", tmp_path / "two.bundle"
     np.save(dark, np.random.default_rng(0).uniform(0, 3, (100, 1, 8, 8)))
     arguments = (str(family / "members" / "int8"), "--task", str(small_task), "-o", str(file), "--context")
@@ -100,7 +105,7 @@ def test_its_probe_passes_in_both_runtimes_and_fails_for_another_member(
         assert not probe.check(other).ok
 
 
-def test_inspect_verify_and_diff_speak_json(bundle: Path, family: Path, tmp_path: Path) -> None:
+def test_inspect_verify_and_diff_speak_json(run: Run, bundle: Path, family: Path, tmp_path: Path) -> None:
     told = json.loads(run("inspect", str(bundle), "--json").stdout)
     assert told["manifest"]["member"] == "int8"
     checked = json.loads(run("verify", str(bundle), "--json").stdout)
@@ -125,13 +130,15 @@ def test_inspect_verify_and_diff_speak_json(bundle: Path, family: Path, tmp_path
         (("verify", "{out}"), "cannot be read"),
     ],
 )
-def test_bad_input_is_said_in_one_line(family: Path, tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
+def test_bad_input_is_said_in_one_line(
+    run: Run, family: Path, tmp_path: Path, arguments: tuple[str, ...], word: str
+) -> None:
     done = run(*(part.format(family=family, out=tmp_path / "out") for part in arguments))
     assert done.returncode == 4 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_not_the_measured_one_is_refused(family: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_measured_one_is_refused(run: Run, family: Path, tmp_path: Path) -> None:
     path = family / "members" / "int8" / "model.onnx"
     content = path.read_bytes()
     try:
