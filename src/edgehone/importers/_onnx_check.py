@@ -1,0 +1,95 @@
+"""The graph that was read and ONNX Runtime on the file: both answer the same random inputs.
+
+The graph must answer as the float file does, to rounding. A file with levels is compared as well: without its
+quantization the network answers otherwise, but not by much; inputs lie where the file's levels reach.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from edgehone.errors import InputError, ModelFileError, NetworkError
+from edgehone.graph.ir import Graph, Shape
+from edgehone.graph.network import GraphNetwork
+from edgehone.importers._onnx_file import OnnxFile, damaged
+from edgehone_agent.runtimes import RUNTIMES
+
+_CALLS = 3
+_TOLERANCE = 1e-4  # of the largest answer
+_TOLERANCE_HALF = 1e-2  # where the file holds weights in 16 bits
+_TOLERANCE_LEVELS = 0.5  # root mean square, of the answers'
+
+
+def check_answers(graph: Graph, file: OnnxFile, floats: OnnxFile) -> None:
+    """Return when the graph answers as the file.
+
+    Args:
+        graph: what was read.
+        file: the file.
+        floats: the file without levels; the same one when it had none.
+
+    Raises:
+        ModelFileError: ONNX Runtime does not take the file.
+        NetworkError: other answers.
+    """
+    x = _inputs((_CALLS * file.batch, *file.shape[1:]), floats.input_range)
+    with torch.no_grad():
+        found = GraphNetwork(graph).eval()(torch.from_numpy(x)).numpy()
+    expected = _answers(floats.model, x, file)
+    largest = float(np.abs(np.nan_to_num(expected)).max(initial=0))
+    half = any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in file.model.graph.initializer)
+    allowed = _TOLERANCE_HALF if half else _TOLERANCE
+    if found.shape != expected.shape or not np.allclose(found, expected, allowed, allowed * largest, equal_nan=True):
+        same = found.shape == expected.shape
+        off = f"by up to {np.abs(found - expected).max():.3g}" if same else f"{found.shape}, not {expected.shape}"
+        raise NetworkError(
+            f"the graph that was read answers otherwise than the file: {off}",
+            where=str(file.path),
+            do="this operator is read wrongly or the file works by chance: report it with the file, please",
+        )
+    if floats is not file:
+        _compare_levels(found, _answers(file.model, x, file), file.path)
+
+
+def _inputs(size: Shape, input_range: tuple[float, float] | None) -> NDArray[np.float32]:
+    """Random readings; where the file says how far its inputs reach, most of them near the middle."""
+    x = np.random.default_rng(0).standard_normal(size, np.float32)
+    if input_range is None:
+        return x
+    low, high = input_range
+    return np.clip((low + high) / 2 + x * (high - low) / 8, low, high).astype(np.float32)
+
+
+def _compare_levels(found: NDArray[np.float32], expected: NDArray[np.float32], path: Path) -> None:
+    off = float(np.sqrt(np.mean((found - expected) ** 2)))
+    size = float(np.sqrt(np.mean(expected**2)))
+    if not off <= _TOLERANCE_LEVELS * size:
+        raise NetworkError(
+            f"without its quantization the network answers otherwise than the file: off by {off:.3g} of {size:.3g}",
+            where=str(path),
+            do="hand in the float network that it was quantized from",
+        )
+
+
+def _answers(model: ModelProto, x: NDArray[np.float32], file: OnnxFile) -> NDArray[np.float32]:
+    """What ONNX Runtime answers, called with one batch of the file after another."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            path.write_bytes(model.SerializeToString())
+            session = RUNTIMES.get("onnxruntime").load(path)
+            try:
+                rows = [session.run(batch) for batch in np.split(x, len(x) // file.batch)]
+            finally:
+                session.close()
+        except (ModelFileError, InputError) as error:
+            raise damaged(file.path, ValueError(error.what.replace("the file ", "", 1))) from error
+        except ValueError as error:
+            raise damaged(file.path, error) from error
+    return np.concatenate(rows)
