@@ -5,6 +5,7 @@
     a + (-1) * b                              sub
     scale, shift, scale, ... by numbers       one scale and one shift, or none
     conv or linear, then a shift by channel   the layer's bias, also behind a transpose
+    relu of what is never negative            nothing
 
 Files store equal constants once, zeros and ones above all. Two layers share what trains only where they share a weight.
 Every value stays to float32 rounding. What `simplify` knows (hard-swish, global pooling) is left to it.
@@ -166,4 +167,45 @@ def _bias(edit: Edit, node: Node) -> bool:
     return edit.bypass(node)
 
 
-_RULES: tuple[Callable[[Edit, Node], bool], ...] = (_numbers, _silu, _tanh, _sub, _bias)
+_NEVER_NEGATIVE = frozenset(("relu", "relu6", "sigmoid", "softmax"))
+_KEEPS_SIGN = frozenset(
+    (
+        "max_pool",
+        "avg_pool",
+        "mean",
+        "reshape",
+        "transpose",
+        "slice",
+        "dropout",
+        "resize",
+        "concat",
+        "add",
+        "mul",
+        "pad",
+    )
+)
+
+
+def _useless_relu(edit: Edit, node: Node) -> bool:
+    return node.op == "relu" and _never_negative(edit, node.inputs[0]) and edit.bypass(node)
+
+
+def _never_negative(edit: Edit, name: str) -> bool:
+    unseen, seen = [name], set[str]()
+    while unseen:
+        node = edit.producer(unseen.pop())
+        if node is None or (node.op not in _NEVER_NEGATIVE and node.op not in _KEEPS_SIGN):
+            return False
+        if node.op in _NEVER_NEGATIVE or node.output in seen:
+            continue
+        constant = edit.params[node.params["value"]] if "value" in node.params else np.zeros(1)
+        if (constant < 0).any() or ("value" in node.params and not node.attrs.get("fixed")):
+            return False
+        if node.attrs.get("value", 0) < 0:  # of a pad
+            return False
+        seen.add(node.output)
+        unseen.extend(node.inputs)
+    return True
+
+
+_RULES: tuple[Callable[[Edit, Node], bool], ...] = (_numbers, _silu, _tanh, _sub, _bias, _useless_relu)

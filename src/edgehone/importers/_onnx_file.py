@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgehone.errors import ModelFileError, NetworkError
 from edgehone.graph.ir import Shape
@@ -99,6 +99,11 @@ def damaged(path: Path, error: Exception, where: str = "") -> ModelFileError:
     return ModelFileError(
         f"the file is damaged: {first_line(error)}", where=f"{path}: {where}" if where else str(path), do=_DAMAGED
     )
+
+
+def place_of(node: NodeProto) -> str:
+    """What a node is called in messages: its name, or its output's; of names that tf2onnx joined, the last."""
+    return str(node.name or (node.output[0] if node.output else node.op_type)).split(";")[-1]
 
 
 def first_line(error: Exception) -> str:

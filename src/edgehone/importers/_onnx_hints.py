@@ -16,7 +16,9 @@ _ACTIVATION = "use ReLU, hard-swish or SiLU and train a few epochs more"
 _IDS = "end the network at the scores with onnx.utils.extract_model; the class is chosen after the network"
 _CHANCE = "a network must give the same answer every time; draw random values outside it"
 _WORDS = "inputs are numbers; look embeddings up before the network"
-_SPECTRA = "compute spectra before the network, and hand in the part behind them (onnx.utils.extract_model)"
+_SPECTRA = (
+    "compute spectra before the network and hand in the rest (onnx.utils.extract_model); use batch norm, not layer norm"
+)
 _COMPARE = "use ReLU or Clip; comparisons and choices by value are not supported"
 _LOGITS = "end the network at the scores before it, with onnx.utils.extract_model"
 
@@ -51,7 +53,6 @@ HINTS: dict[str, str] = {
         _COMPARE,
     ),
     **dict.fromkeys(("LogSoftmax", "Hardmax"), _LOGITS),
-    "ConvTranspose": "use Resize by 2 followed by a convolution",
     "Scatter": "write results to a new tensor with Concat",
     "ScatterND": "write results to a new tensor with Concat",
     "ScatterElements": "write results to a new tensor with Concat",

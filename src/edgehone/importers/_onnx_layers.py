@@ -12,6 +12,7 @@ from edgehone.importers._onnx_op import Constant, Op, Translator
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+_RESIZED = "use Resize by 2 followed by a convolution"
 _LAYERS_ONLY = "use convolutions and linear layers with fixed weights"
 
 
@@ -87,6 +88,33 @@ def _conv(op: Op) -> str:
 
     params = {"weight": op.keep(weight, as_2d), "bias": op.keep(bias) if bias is not None else None}
     return op.emit("conv", op.tensor(), attrs=attrs, params=params, module=_module(op, weight))
+
+
+def _conv_transpose(op: Op) -> str:
+    """Windows that lie side by side: a 1x1 convolution to all places of a window, then depth to space."""
+    sizes, weight, bias = _spatial(op), _weight(op), op.constant(2, "weights")
+    outputs, *kernel = weight.array.shape[1:]
+    ones = [1] * len(sizes)
+    apart = op.attrs.get("strides", ones) == kernel and op.attrs.get("dilations", ones) == ones
+    if not apart or any(op.attrs.get("pads", [])) or any(op.attrs.get("output_padding", [])):
+        raise op.refuse("with windows that overlap is not an operator of the graph", _RESIZED)
+    if op.attrs.get("group", 1) != 1 or "output_shape" in op.attrs or op.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        raise op.refuse("with groups or a size of its own is not an operator of the graph", _RESIZED)
+    places, inputs = prod(kernel), weight.array.shape[0]
+
+    def by_place(array: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1).reshape(outputs * places, inputs, 1, 1))
+
+    params = {
+        "weight": op.keep(weight, by_place),
+        "bias": op.keep(bias, lambda array: np.repeat(array, places)) if bias is not None else None,
+    }
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1}
+    deep = op.emit("conv", op.tensor(), part="deep", attrs=attrs, params=params, module=_module(op, weight))
+    split = op.reshape(deep, (1, outputs, *kernel, *sizes), part="split")  # (1, O, kh, kw, H, W)
+    order = (0, 1, 3, 2) if len(sizes) == 1 else (0, 1, 4, 2, 5, 3)
+    turned = op.transpose(split, order, part="turned")  # → (1, O, H, kh, W, kw)
+    return op.reshape(turned, (1, outputs, *(n * k for n, k in zip(sizes, kernel, strict=True))))
 
 
 def _gemm(op: Op) -> str:
@@ -233,6 +261,7 @@ def _reduced(op: Op, source: str, axes: Sequence[int]) -> str:
 
 LAYERS: dict[str, Translator] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgehone.errors import EdgehoneError, UnsupportedOperatorError
-from edgehone.importers._onnx_file import OnnxFile, damaged
+from edgehone.importers._onnx_file import OnnxFile, damaged, place_of
 from edgehone.importers._onnx_hints import HINTS
 
 _MOVES = frozenset(
@@ -53,7 +53,7 @@ def without_levels(file: OnnxFile) -> OnnxFile:
         return file
     removal = _Removal(file)
     for node in file.model.graph.node:
-        place = node.name or (node.output[0] if node.output else node.op_type)
+        place = place_of(node)
         try:
             removal.read(node, place)
         except EdgehoneError:
@@ -231,9 +231,6 @@ class _Removal:
             found = self._clip_bounds(node, place)
         elif kind == "LeakyRelu" and any(a.name == "alpha" and a.f == 0 for a in node.attribute):
             found = (0.0, math.inf)
-        elif kind in ("Add", "Mul") and not any(name in self.fixed for name in node.input):
-            sides = [self.bounds.get(name, _FREE) for name in node.input]
-            found = (0.0 if min(low for low, _ in sides) >= 0 else -math.inf, math.inf)
         elif kind in _KEEPS_BOUNDS:
             known = [self.bounds.get(name, _FREE) for name in node.input if name and name not in self.fixed]
             lowest, highest = min(low for low, _ in known), max(high for _, high in known)

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from edgehone.errors import EdgehoneError, NetworkError, UnsupportedOperatorError
 from edgehone.graph.ir import Graph
 from edgehone.importers._draft import Draft
-from edgehone.importers._onnx_file import STANDARD, OnnxFile, damaged
+from edgehone.importers._onnx_file import STANDARD, OnnxFile, damaged, place_of
 from edgehone.importers._onnx_hints import GENERAL, HINTS
 from edgehone.importers._onnx_layers import LAYERS
 from edgehone.importers._onnx_op import Constant, Op, Translated, Translator, Value
@@ -64,7 +64,7 @@ def refuse_unknown(file: OnnxFile) -> None:
         UnsupportedOperatorError: a control flow, another domain, or an operator that has a hint.
     """
     for node in file.model.graph.node:
-        place = node.name or (node.output[0] if node.output else "")
+        place = place_of(node)
         flow = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
         if node.domain not in STANDARD:
             what, do = f"of {node.domain} is not an operator of the graph", HINTS.get(node.op_type, GENERAL)
@@ -94,7 +94,7 @@ class _Walk:
 
     def read(self, node: NodeProto) -> None:
         """Translate one node."""
-        place = node.name or (node.output[0] if node.output else node.op_type)
+        place = place_of(node)
         try:
             op = self._op(node, place)
             result = self._result(node, op)
