@@ -77,7 +77,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     threads = f"{files[0]['session']['threads']} thread{'s' if files[0]['session']['threads'] != 1 else ''}"
     rounds = files[0]["latency"]["rounds"]
     calls = " and ".join(str(entry["latency"]["calls"]) for entry in files)
-    sentences.append(f"{machine['cpu']}, {cores}; {threads}; {rounds} rounds of {calls} calls, interleaved.")
+    there = f"Measured by {result['node']}, not on this machine: " if result.get("node") else ""
+    sentences.append(f"{there}{machine['cpu']}, {cores}; {threads}; {rounds} rounds of {calls} calls, interleaved.")
     return sentences
 
 

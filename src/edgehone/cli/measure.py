@@ -1,4 +1,7 @@
-"""`edgehone measure`: latency, memory, cold start, size and accuracy of a model file, alone or against another."""
+"""`edgehone measure`: latency, memory, cold start, size and accuracy of a model file, alone or against another.
+
+Here, or with --node on another machine; accuracy is judged here only.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ if TYPE_CHECKING:
     from edgehone.data import Prepared
     from edgehone_agent.runtimes import Runtime, Session
 
-help = "measure a model file on this machine, alone or against another one"
+help = "measure a model file on this machine or on a node, alone or against another one"
 examples = (
     "edgehone measure model.tflite",
     "edgehone measure model.tflite --against model.onnx --task my_task.py",
     "edgehone measure model.onnx --threads 2 --rounds 100 --json",
+    "edgehone measure model.tflite --node https://pi.local:7444 --token-file token --ca pi.pem",
 )
+
+_FRESH_REPEATS = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=40, metavar="N", help="interleaved rounds, at least 5 (default 40)"
     )
     parser.add_argument("--task", metavar="TASK", help="also judge on this task's test split: a name or file.py[:name]")
+    parser.add_argument("--node", metavar="URL", help="measure there: the address of its edgehone-agent measure")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="the token that the node was started with")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="who signed the node's certificate, or itself (PEM)")
+    parser.add_argument("--fingerprint", metavar="SHA256", help="the node's certificate, instead of --ca")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    _check(args)
     with TerminalProgress() as progress:
-        result = _measure(args, progress)
+        result = _measure(args, progress) if args.node is None else _measure_there(args, progress)
     if args.json:
         print(json.dumps(result))
     else:
@@ -50,19 +61,77 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for options that do not go together."""
+    from edgehone.errors import InputError
+
+    if args.node is None:
+        given = [name for name in ("token_file", "ca", "fingerprint") if getattr(args, name) is not None]
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} is of use with --node only", do="give --node URL")
+    elif args.task is not None:
+        raise InputError("--task judges on this machine, and --node measures there", do="run it twice, with one each")
+
+
+def _paths(args: argparse.Namespace) -> dict[str, Path]:
+    return {"file": args.file} | ({} if args.against is None else {"against": args.against})
+
+
+def _runtime(args: argparse.Namespace, path: Path) -> Runtime:
+    from edgehone_agent.model import find_runtime
+
+    return find_runtime(path, args.runtime if path.suffix == args.file.suffix else None)
+
+
+def _measure_there(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, Any]:
+    """The same object as `_measure` gives, of figures that a node took."""
+    from edgehone.measure.remote import measure_remote
+    from edgehone_agent.measure.size import measure_size
+    from edgehone_agent.measure.tokens import read_token
+
+    paths = _paths(args)
+    sizes = {key: measure_size(path).to_json() for key, path in paths.items()}
+    progress.stage(f"measuring on {args.node}")
+    found = measure_remote(
+        args.node,
+        {key: path.read_bytes() for key, path in paths.items()},
+        runtime={key: _runtime(args, path).name for key, path in paths.items()},
+        rounds=args.rounds,
+        threads=args.threads,
+        fresh_repeats=_FRESH_REPEATS,
+        token=None if args.token_file is None else read_token(args.token_file),
+        cafile=args.ca,
+        fingerprint=args.fingerprint,
+        progress=lambda text: progress.at(0, text),
+    )
+    files = []
+    for key, path in paths.items():
+        told = found.files[key]
+        fresh = None if told.fresh_process is None else told.fresh_process.to_json()
+        files.append(
+            {
+                "file": str(path),
+                "session": told.session,
+                "latency": told.latency.to_json(),
+                "fresh_process": fresh,
+                "size": sizes[key],
+            }
+        )
+    comparison = _compare_latency(found.latency["file"], found.latency["against"]) if len(paths) == 2 else None
+    return {"files": files, "comparison": comparison, "machine": dict(found.machine), "node": found.url}
+
+
 def _measure(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, Any]:
-    """Everything that was measured, as a JSON object: files, comparison (with --against), machine."""
+    """Everything that was measured, as a JSON object: files, comparison (with --against), machine, node."""
     from edgehone.measure.machine import describe_machine
     from edgehone_agent.measure.latency import measure_latency
     from edgehone_agent.measure.size import measure_size
-    from edgehone_agent.model import find_runtime
 
-    paths = {"file": args.file} | ({} if args.against is None else {"against": args.against})
+    paths = _paths(args)
     runtimes: dict[str, Runtime] = {}
     sessions: dict[str, Session] = {}
     for key, path in paths.items():
-        named = args.runtime if path.suffix == args.file.suffix else None
-        runtimes[key] = find_runtime(path, named)
+        runtimes[key] = _runtime(args, path)
         sessions[key] = runtimes[key].load(path, threads=args.threads)
     progress.stage("latency", args.rounds)
     latency = measure_latency(sessions, rounds=args.rounds, progress=lambda done, _: progress.at(done))
@@ -85,16 +154,15 @@ def _measure(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, 
             comparison["drop"] = judged["drop"]
     for session in sessions.values():
         session.close()
-    return {"files": files, "comparison": comparison, "machine": describe_machine()}
+    return {"files": files, "comparison": comparison, "machine": describe_machine(), "node": None}
 
 
 def _fresh(path: Path, runtime: str, threads: int, progress: TerminalProgress) -> dict[str, Any]:
     from edgehone_agent.measure.memory import measure_fresh_process
 
-    repeats = 5
-    progress.stage(f"memory and cold start of {path.name}", repeats)
+    progress.stage(f"memory and cold start of {path.name}", _FRESH_REPEATS)
     found = measure_fresh_process(
-        path, runtime, threads=threads, repeats=repeats, progress=lambda done, _: progress.at(done)
+        path, runtime, threads=threads, repeats=_FRESH_REPEATS, progress=lambda done, _: progress.at(done)
     )
     return found.to_json()
 

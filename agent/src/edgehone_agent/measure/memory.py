@@ -20,7 +20,7 @@ from edgehone_agent.errors import EdgehoneError, HostError, InputError, MissingE
 from edgehone_agent.plugins import PluginError
 from edgehone_agent.runtimes._files import check_threads
 
-_TIMEOUT_S = 120.0
+TIMEOUT_S = 120.0
 _BARE_REPEATS = 2  # peaks of a bare process agree to a few kilobytes
 _ERRORS: dict[str, type[EdgehoneError]] = {
     kind.code: kind for kind in (InputError, ModelFileError, PluginError, HostError, MissingExtraError)
@@ -61,6 +61,7 @@ def measure_fresh_process(
     threads: int = 1,
     repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> FreshProcess:
     """Load and run a file once in each of `repeats` new processes, after two bare ones.
 
@@ -70,19 +71,20 @@ def measure_fresh_process(
         threads: of the runtime, 1 to the number of cores.
         repeats: how many processes; at least 1.
         progress: called with (processes done, processes).
+        timeout_s: for each process.
 
     Raises:
         ModelFileError: the runtime refuses the file, or dies on it.
         InputError: `repeats` or `threads` out of range.
-        HostError: a process could not be started, or took more than two minutes.
+        HostError: a process could not be started, or took more than `timeout_s`.
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}", do="give at least 1")
     check_threads(threads)
-    bare = [_probe(runtime, threads, None) for _ in range(_BARE_REPEATS)]
+    bare = [_probe(runtime, threads, None, timeout_s) for _ in range(_BARE_REPEATS)]
     full = []
     for done in range(1, repeats + 1):
-        full.append(_probe(runtime, threads, path))
+        full.append(_probe(runtime, threads, path, timeout_s))
         if progress is not None:
             progress(done, repeats)
     peak = int(statistics.median(int(figures["peak_bytes"]) for figures in full))
@@ -101,7 +103,7 @@ def measure_fresh_process(
     )
 
 
-def _probe(runtime: str, threads: int, path: Path | None) -> dict[str, float]:
+def _probe(runtime: str, threads: int, path: Path | None, timeout_s: float) -> dict[str, float]:
     # -P keeps the working folder off the import path: a stray numpy.py there must not be run.
     command = [sys.executable, "-P", "-m", "edgehone_agent.measure.probe", runtime, str(threads)]
     where = str(path or runtime)
@@ -110,13 +112,13 @@ def _probe(runtime: str, threads: int, path: Path | None) -> dict[str, float]:
             [*command, str(path.resolve())] if path is not None else command,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
             start_new_session=True,  # Ctrl-C on a terminal is for us: to a dying child we would blame the file
         )
     except subprocess.TimeoutExpired:
         raise HostError(
-            f"a fresh process took more than {_TIMEOUT_S:.0f} s", where=where, do="try on a quieter machine"
+            f"a fresh process took more than {timeout_s:.0f} s", where=where, do="try on a quieter machine"
         ) from None
     except OSError as error:
         raise HostError(f"no fresh process could be started: {error.strerror}", where=where) from error
