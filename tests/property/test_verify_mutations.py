@@ -28,7 +28,7 @@ from edgehone_agent.transport import Progress
 from edgehone_agent.verify import BUILT_S, Checked, Verifier
 
 NOW_S = BUILT_S + 400 * 86400.0
-EXAMPLES = mutations(1500)  # of each kind
+EXAMPLES = mutations(600)  # of each kind
 FAST = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],

@@ -34,9 +34,9 @@ print(int(status["VmHWM"].split()[0]) * 1024, *sorted(heavy))
 def lean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment that holds the agent and what it asks for."""
     folder = tmp_path_factory.mktemp("lean") / "environment"
-    venv.create(folder, with_pip=True)
-    constraints = ROOT / "constraints.txt"
-    command = [folder / "bin" / "pip", "install", "--quiet", "--constraint", constraints, str(ROOT / "agent")]
+    venv.create(folder)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet"]
+    command = [*pip, "--constraint", ROOT / "constraints.txt", str(ROOT / "agent")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder / "bin"

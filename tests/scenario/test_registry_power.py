@@ -36,15 +36,15 @@ def live(store: Store, anchor: bytes | None) -> list[int]:
     return sorted(bundle.version for bundle in listed)
 
 
-def test_a_power_cut_leaves_a_registry_that_verifies(tmp_path: Path) -> None:
+def test_a_power_cut_leaves_a_registry_that_verifies(memory_path: Path) -> None:
     now = datetime.now(UTC)
-    ring = KeyRing([tmp_path / "keys"], Passphrases([PASSPHRASE]))
-    store = Store(tmp_path / "registry")
+    ring = KeyRing([memory_path / "keys"], Passphrases([PASSPHRASE]))
+    store = Store(memory_path / "registry")
     create(store, ring, ["gestures"], now)
     anchor = load_anchor(ring)
-    first, second = (write_bundle(tmp_path / f"{n}.bundle", version=n).path for n in (1, 2))
+    first, second = (write_bundle(memory_path / f"{n}.bundle", version=n).path for n in (1, 2))
     publish(store, ring, [first], [], now, anchor=anchor)
-    words = ["registry", "publish", store.folder, second, "--keys", tmp_path / "keys"]
+    words = ["registry", "publish", store.folder, second, "--keys", memory_path / "keys"]
     disk, operations = record(
         [sys.executable, "-m", "edgehone.cli.main", *map(str, words)],
         store.folder,
@@ -56,7 +56,7 @@ def test_a_power_cut_leaves_a_registry_that_verifies(tmp_path: Path) -> None:
             continue
         cuts += 1
         for survival in SURVIVALS:
-            left = Store(tmp_path / f"cut-{cuts}-{survival}")
+            left = Store(memory_path / f"cut-{cuts}-{survival}")
             disk.leave(left.folder, survival)
             found = live(left, anchor)
             assert found in ([1], [1, 2]), (cuts, survival)
@@ -65,5 +65,5 @@ def test_a_power_cut_leaves_a_registry_that_verifies(tmp_path: Path) -> None:
             assert live(left, anchor) == [1, 2]
             shutil.rmtree(left.folder)
     assert seen == {(1,), (1, 2)} and cuts >= 15
-    disk.leave(tmp_path / "after", "nothing")
-    assert live(Store(tmp_path / "after"), anchor) == [1, 2]  # what a finished publish said is certain
+    disk.leave(memory_path / "after", "nothing")
+    assert live(Store(memory_path / "after"), anchor) == [1, 2]  # what a finished publish said is certain

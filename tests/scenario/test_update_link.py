@@ -95,8 +95,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path, 50_000)
+def site(memory_path: Path) -> Site:
+    return Site(memory_path, 50_000)
 
 
 def test_a_hundred_cuts_and_eight_kills_cost_less_than_a_twentieth(tmp_path: Path) -> None:
@@ -135,20 +135,20 @@ def test_a_kill_at_every_call_leaves_a_sound_node(site: Site, call: str) -> None
 
 
 @with_strace
-def test_a_power_cut_at_every_moment_leaves_a_sound_node(site: Site, tmp_path: Path) -> None:
+def test_a_power_cut_at_every_moment_leaves_a_sound_node(site: Site, memory_path: Path) -> None:
     disk, operations = record(site.command(), site.state)
     calls, survivals = set[str](), set[str]()
     cuts = 0
     for operation, survival in disk.cuts(operations):
         cuts, calls, survivals = cuts + 1, calls | {operation.call}, survivals | {survival}
-        left = tmp_path / "left"
+        left = memory_path / "left"
         shutil.rmtree(left, ignore_errors=True)
         disk.leave(left, survival)
         site.is_sound(left)
     assert cuts >= 60 and survivals == set(SURVIVALS), (cuts, survivals)
     assert {"openat", "write", "pwrite64", "fsync", "rename", "unlink", "symlink"} <= calls, calls
-    disk.leave(tmp_path / "after", "nothing")
-    after = tmp_path / "after"
+    disk.leave(memory_path / "after", "nothing")
+    after = memory_path / "after"
     assert (after / "bundle").read_bytes() == site.content and site.verifier(after).floor("gauge") == 2
     # The cache is certain too, so a node that starts without a link need not begin at its embedded root.
     timestamp = json.loads((after / "tuf" / "timestamp.json").read_text())["signed"]

@@ -42,12 +42,12 @@ with Node(state, tasks=["gestures"]) as node:
 
 
 @pytest.mark.parametrize("by", ["whole", "delta"])
-def test_a_power_cut_at_every_moment_leaves_a_node_that_answers(by: str, tmp_path: Path) -> None:
-    repository = Repository(tmp_path / "registry", now_s=time.time(), tasks=(TASK,))
-    (tmp_path / "root.json").write_bytes(repository.root)
+def test_a_power_cut_at_every_moment_leaves_a_node_that_answers(by: str, memory_path: Path) -> None:
+    repository = Repository(memory_path / "registry", now_s=time.time(), tasks=(TASK,))
+    (memory_path / "root.json").write_bytes(repository.root)
     # The weights of 2 and 3 are the same, so that the delta is small; the answers tell them from each other by digest.
-    made = {n: write_bundle(tmp_path / f"{n}.bundle", version=n, seed=n // 2) for n in (1, 2, 3)}
-    state = tmp_path / "state"
+    made = {n: write_bundle(memory_path / f"{n}.bundle", version=n, seed=n // 2) for n in (1, 2, 3)}
+    state = memory_path / "state"
 
     def release(version: int, deltas: tuple[dict[str, str], ...] = ()) -> None:
         content = made[version].path.read_bytes()
@@ -69,7 +69,7 @@ def test_a_power_cut_at_every_moment_leaves_a_node_that_answers(by: str, tmp_pat
     if by == "delta":
         repository.put_target(TASK, path, delta, {"from": made[2].digest, "to": made[3].digest})
     release(3, ({"from": made[2].digest, "path": path},) if by == "delta" else ())
-    command = [sys.executable, "-c", UPDATE, str(state), str(repository.folder), str(tmp_path / "root.json")]
+    command = [sys.executable, "-c", UPDATE, str(state), str(repository.folder), str(memory_path / "root.json")]
     disk, operations = record(command, state)
     assert any(".delta" in path for operation in operations for path in operation.paths) is (by == "delta")
 
@@ -77,7 +77,7 @@ def test_a_power_cut_at_every_moment_leaves_a_node_that_answers(by: str, tmp_pat
     cuts, calls, survivals, seen = 0, set[str](), set[str](), set[int]()
     for operation, survival in disk.cuts(operations):
         cuts, calls, survivals = cuts + 1, calls | {operation.call}, survivals | {survival}
-        left = tmp_path / "left"
+        left = memory_path / "left"
         shutil.rmtree(left, ignore_errors=True)
         disk.leave(left, survival)
         with Node(left) as node:
@@ -88,6 +88,6 @@ def test_a_power_cut_at_every_moment_leaves_a_node_that_answers(by: str, tmp_pat
                 assert look(node) == "took version 3" and node.predict(made[3].x).tobytes() == made[3].y.tobytes()
     assert seen == {2, 3} and survivals == set(SURVIVALS) and cuts >= 100, (cuts, seen, survivals)
     assert {"openat", "write", "pwrite64", "fsync", "rename", "unlink", "symlink", "mkdir"} <= calls, calls
-    disk.leave(tmp_path / "after", "nothing")
-    with Node(tmp_path / "after") as node:
+    disk.leave(memory_path / "after", "nothing")
+    with Node(memory_path / "after") as node:
         assert digests[node.digest(TASK)] == 3  # what has taken over is certain
