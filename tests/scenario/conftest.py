@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from pathlib import Path
 import pytest
 
 from edgehone.testing.agents import Field
+
+sys.path.insert(0, str(Path(__file__).parent))
+from loop_world import prepare_world
 
 SMALL_TASK = '''
 """Eight by eight digits, a small convolutional network, one short training."""
@@ -84,6 +88,12 @@ def small_family(small_task: Path, once: Once) -> Path:
         assert read(folder) == study.record  # what was written reads back
 
     return once("family", make)
+
+
+@pytest.fixture(scope="session")
+def gas_family(once: Once) -> Path:
+    """A folder with `gas_task.py` and a finished study of it, `family`. Copy it to make a world in it."""
+    return once("gas", prepare_world)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
-from loop_world import LABELS, SOURCE, draw
+from loop_world import LABELS, SOURCE, TASK, draw
 
 from edgehone.loop.policy import LoopPolicy, save_policy
 from edgehone.loop.rounds import FAMILY
@@ -25,22 +25,16 @@ from edgehone.testing.sites import Site
 from edgehone_agent.model import open_model
 
 MEMBER = "int8"
-DEVICE = "nrf52840"  # its latency is estimated, which takes no time; the bound that it gives is far above this machine
 QUICK = {"shadow_rows": 0, "soak_s": 0.0, "patience_s": 60.0, "stages": [1.0]}
 WAIT_S = 240.0  # for what takes seconds: the machine may be busy with other tests
 
 
-def make_family(folder: Path, names: Sequence[str]) -> None:
-    """FOLDER/NAME/task.py, and a finished study of it in FOLDER/NAME/family; one is trained, the rest are copies."""
-    import edgehone
-
-    first = folder / names[0]
+def make_families(folder: Path, names: Sequence[str], gas_family: Path) -> None:
+    """FOLDER/NAME/task.py, and a finished study of it in FOLDER/NAME/family: copies of one under other names."""
     for name in names:
         (folder / name).mkdir(parents=True)
-        (folder / name / "task.py").write_text(SOURCE.replace('name="gas"', f'name="{name}"'))
-    edgehone.optimize(str(first / "task.py"), members=1, output=first / "family", device=DEVICE)
-    for name in names[1:]:
-        shutil.copytree(first / "family", folder / name / "family")
+        (folder / name / "task.py").write_text(SOURCE.replace(f'name="{TASK}"', f'name="{name}"'))
+        shutil.copytree(gas_family / "family", folder / name / "family")
         path = folder / name / "family" / "study.json"
         record = json.loads(path.read_text())
         record["task"]["name"] = name

@@ -148,19 +148,11 @@ def test_a_release_is_rolled_out_and_the_core_killed_on_the_way(tmp_path: Path) 
         core.close()
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("loop") / "world"
-    folder.mkdir()
-    loop_world.prepare_world(folder)
-    return folder
-
-
 def test_a_round_of_the_loop_from_labels_to_a_promoted_release(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gas_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, url = tmp_path / "core", new_url("postgresql", tmp_path)
-    shutil.copytree(prepared, folder)
+    shutil.copytree(gas_family, folder)
     on_sqlite = loop_world.open_site
 
     def open_site(where: Path, *, create: bool = False) -> Any:

@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
-from loop_world import LABELS, TASK, draw, prepare_world
+from loop_world import LABELS, TASK, draw
 
 from edgehone.errors import HostError
 from edgehone.fleet.cohorts import set_versions
@@ -92,20 +92,19 @@ def until(found: Callable[[], Any], what: Callable[[], object] | str, limit_s: f
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Processes]:
+def site(gas_family: Path, tmp_path: Path) -> Iterator[Processes]:
     """A core that has version 1 of a small task and a policy that a person approves by; no node."""
     from edgehone.bundle.build import Wishes, build
     from edgehone.report.study_file import read
 
-    prepare_world(tmp_path)
-    study, bundle = tmp_path / "family", tmp_path / "1.bundle"
+    study, source, bundle = gas_family / "family", gas_family / "gas_task.py", tmp_path / "1.bundle"
     bundle.write_bytes(build(read(study), "int8", study, Wishes(1), draw(300, 3, 0.0)[0]))
     with Processes(tmp_path / "site") as site:
         site.start_core(TASK, interval_s=1.0)
         site.publish([bundle])
         plan = {"shadow_rows": 0, "soak_s": 1.0, "patience_s": 60.0, "stages": [1.0]}
         policy = LoopPolicy(
-            TASK, str(tmp_path / "gas_task.py"), str(study), ("int8",), min_labels=150, corrections=10, cool_down_s=0.0,
+            TASK, str(source), str(study), ("int8",), min_labels=150, corrections=10, cool_down_s=0.0,
             latency_ratio=5.0, flip_limit=0.3, epsilon_pp=5.0, rollout=plan, epochs=2.0, node_share=1.0,
             annotator_share=1.0,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
-from loop_world import TASK, World, prepare_world
+from loop_world import TASK, World
 
 from edgehone.errors import InputError
 from edgehone.fleet.lineage import lineage
@@ -24,21 +24,13 @@ pytestmark = pytest.mark.slow
 WAIT_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("loop") / "world"
-    folder.mkdir()
-    prepare_world(folder)
-    return folder
-
-
 @pytest.fixture
-def make(prepared: Path, tmp_path: Path) -> Iterator[Callable[..., World]]:
+def make(gas_family: Path, tmp_path: Path) -> Iterator[Callable[..., World]]:
     made: list[World] = []
 
     def world(**values: object) -> World:
         folder = tmp_path / f"core{len(made)}"
-        shutil.copytree(prepared, folder)
+        shutil.copytree(gas_family, folder)
         made.append(World(folder, **values))  # type: ignore[arg-type]
         return made[-1]
 

@@ -24,7 +24,7 @@ from proof_world import (
     accuracy,
     event,
     hard_world,
-    make_family,
+    make_families,
     moved,
     release_first,
     served_model,
@@ -53,9 +53,9 @@ SIZE = 2.4
 class Town:
     """A core that learns by itself, and nodes in memory, the first of which lies."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
+    def __init__(self, site: Site, folder: Path, gas_family: Path) -> None:
         self.site, self.folder, self.turn = site, folder, 0
-        make_family(folder, (TASK,))
+        make_families(folder, (TASK,), gas_family)
         site.make_core((TASK,), interval_s=1.0)
         release_first(site, folder, TASK)
         self.fleet = HttpFleet(site.port, site.folder / "nodes", site.place.authority / "ca.pem", TASK)
@@ -129,10 +129,10 @@ def line(id: str, digest: str, x: Any, answer: Any) -> bytes:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
+def town(tmp_path: Path, gas_family: Path) -> Iterator[Town]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
     with Site(folder) as site:
-        found = Town(site, tmp_path)
+        found = Town(site, tmp_path, gas_family)
         with found.fleet.beating(1.0):
             plan = RolloutPlan.from_json({**RolloutPlan().__dict__, "limits": {}, **QUICK})
             rollouts.start(site.database, TASK, 1, now_s=time.time(), actor="core", plan=plan)

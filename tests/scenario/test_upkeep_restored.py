@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
-from loop_world import TASK, World, prepare_world
+from loop_world import TASK, World
 
 from edgehone.cli import _core_deeds
 from edgehone.fleet.authority import Authority
@@ -46,10 +46,11 @@ def move(old: Path, backup: Path, new: Path) -> None:
     assert told["missing"] == [], lines
 
 
-def test_a_round_that_waited_is_approved_and_the_next_one_learns_from_its_family(tmp_path: Path) -> None:
+def test_a_round_that_waited_is_approved_and_the_next_one_learns_from_its_family(
+    gas_family: Path, tmp_path: Path
+) -> None:
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
-    one.mkdir()
-    prepare_world(one)
+    shutil.copytree(gas_family, one)
     world = World(one, policy={"approve": "manual", "corrections": 5})
     Authority.make(one / "ca", time.time())
     write_settings(Place(one))
