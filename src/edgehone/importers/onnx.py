@@ -7,7 +7,8 @@ One float32 output; a second one called "embedding", as our own files have, is l
    floats again, and a ReLU that only saturating levels expressed becomes a ReLU. We quantize anew afterwards.
 2. Nodes are read in order (`_onnx_walk.py`). What depends on constants and shapes alone is computed at once; the rest
    goes to its translator: `_onnx_layers.py`, `_onnx_pointwise.py`, `_onnx_shapes.py`, `_onnx_resize.py`.
-3. Several nodes that spell one of our operators become that operator (`_idioms.py`), then the graph is simplified.
+3. Several nodes that spell one of our operators become that operator (`_idioms.py`); the graph is simplified before, so
+   that a hard-swish is seen before the numbers around it are joined, and after.
 4. The graph and ONNX Runtime answer the same random inputs (`_onnx_check.py`): equal to 1e-4, or the file is refused.
 
 A stored constant of several values in an add or a mul is a parameter and trains; a single number does not.
@@ -46,7 +47,7 @@ class OnnxImporter:
 
         file = open_file(path)
         floats = without_levels(file)
-        graph = simplify(join_idioms(read_model(floats)))
+        graph = simplify(join_idioms(simplify(read_model(floats))))
         check_answers(graph, file, floats)
         return graph
 
