@@ -5,9 +5,9 @@ One promise throughout: after whatever happens the old model answers or the new 
 
 from __future__ import annotations
 
-import gc
 import http.client
 import json
+import os
 import random
 import resource
 import shutil
@@ -15,10 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,24 +34,17 @@ from edgehone_agent.node import Node
 pytestmark = pytest.mark.slow
 
 RESTART_S = 2.0
-
-
-@pytest.fixture
-def field() -> Iterator[Field]:
-    """In a folder with a short name: it holds a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="eh-"))
-    field = Field(folder)
-    yield field
-    field.close()
-    shutil.rmtree(folder, ignore_errors=True)
+KILLS = 4  # of each kind of call; EDGEHONE_KILLS=all for one at every call
+SWAPS = int(os.environ.get("EDGEHONE_SWAPS", "40"))
+ANSWERS = 5  # that each client gets between two swaps
 
 
 def test_killed_at_random_moments_of_an_update_it_is_old_or_new_and_back_within_two_seconds(field: Field) -> None:
-    rng, slowest_s = random.Random(1), 0.0
+    rng, slowest_s, slowest_clean_s = random.Random(1), 0.0, 0.0
     field.publish(1, widths=(20, 300, 4))
     field.start()
     field.wait_for(1)
-    for version in range(2, 14):
+    for version in range(2, 14 if os.environ.get("EDGEHONE_KILLS") == "all" else 8):
         # Every other version differs from the one before by its manifest alone and comes as a delta.
         field.publish(version, base=version - 1 if version % 2 else None, widths=(20, 300, 4), seed=version // 2)
         assert field.process is not None
@@ -60,15 +52,19 @@ def test_killed_at_random_moments_of_an_update_it_is_old_or_new_and_back_within_
         time.sleep(rng.uniform(0.0, 0.25))
         field.kill()
         field.start()
-        found, took_s = field.wait_for_answer(15)
+        found, took_s = field.wait_for_answer(60)
         assert any(np.array_equal(field.made[found].y, field.made[one].y) for one in (version - 1, version))
         slowest_s = max(slowest_s, took_s)
         until = time.monotonic() + 30
         while field.task()["version"] != version:
             assert time.monotonic() < until, field.status()
             time.sleep(0.05)
-        field.settle()
-    assert slowest_s <= RESTART_S, f"the slowest restart took {slowest_s:.2f} s"
+        started = time.monotonic()
+        field.settle()  # a stop and a start without a kill, which tells how slow this machine is now
+        slowest_clean_s = max(slowest_clean_s, time.monotonic() - started)
+    assert slowest_s <= max(RESTART_S, 2 * slowest_clean_s), (
+        f"{slowest_s:.2f} s, {slowest_clean_s:.2f} s without a kill"
+    )
     assert field.task()["failed"] == []
     assert field.stop() == 0 and "Traceback" not in field.log.read_text()
 
@@ -82,15 +78,17 @@ with Node(sys.argv[1], tasks=["gestures"]) as node:
 
 
 @pytest.mark.parametrize("call", ["rename", "fsync", "unlink", "mkdir", "write"])
-def test_killed_at_every_call_of_an_install_it_is_old_or_new(call: str, tmp_path: Path) -> None:
+def test_killed_at_calls_of_an_install_it_is_old_or_new(
+    call: str, memory_path: Path, kill_points: Callable[[int, int], list[int]]
+) -> None:
     if shutil.which("strace") is None:
         pytest.skip("Debian package `strace` is not installed")
-    made = {version: write_bundle(tmp_path / f"{version}.bundle", version=version) for version in (1, 2, 3)}
-    before = tmp_path / "before"
+    made = {version: write_bundle(memory_path / f"{version}.bundle", version=version) for version in (1, 2, 3)}
+    before = memory_path / "before"
     with Node(before, tasks=[TASK]) as node:
         for version in (1, 2):
             node.install(TASK, made[version].path)
-    state = tmp_path / "state"
+    state = memory_path / "state"
     command = [sys.executable, "-c", INSTALL, str(state), str(made[3].path)]
 
     def prepare() -> None:
@@ -98,9 +96,9 @@ def test_killed_at_every_call_of_an_install_it_is_old_or_new(call: str, tmp_path
         shutil.copytree(before, state)
 
     prepare()
-    total, killed = count_calls(command, call), 0
+    chosen, killed = kill_points(count_calls(command, call), KILLS), 0
     seen = set[int]()
-    for number in range(1, total + 1):
+    for number in chosen:
         prepare()
         killed += run_killed(command, call, number)
         with Node(state) as node:
@@ -109,7 +107,7 @@ def test_killed_at_every_call_of_an_install_it_is_old_or_new(call: str, tmp_path
             if 3 not in seen or node.manifest(TASK).version == 2:
                 node.install(TASK, made[3].path)  # and the next try goes through
                 assert node.predict(made[3].x).tobytes() == made[3].y.tobytes()
-    assert seen <= {2, 3} and 2 in seen and killed >= total - 1
+    assert seen <= {2, 3} and 2 in seen and killed >= len(chosen) - 1
 
 
 @pytest.mark.parametrize(
@@ -144,10 +142,10 @@ def test_a_process_that_dies_twice_after_a_swap_comes_back_with_the_old_one(fiel
     field.wait_for(2)
     field.kill()
     field.start()
-    assert field.wait_for_answer(15)[0] == 2
+    assert field.wait_for_answer(60)[0] == 2
     field.kill()
     field.start()
-    assert field.wait_for_answer(15)[0] == 1
+    assert field.wait_for_answer(60)[0] == 1
     time.sleep(2.5)  # two more looks
     assert field.version() == 1 and "died 2 times" in field.task()["failed"][0]["why"]
     field.publish(3)
@@ -173,7 +171,10 @@ def test_a_signal_lets_running_requests_end(number: int, field: Field) -> None:
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    until = time.monotonic() + 30
+    while outcomes.count("right") <= 20:
+        assert time.monotonic() < until, outcomes[-5:]
+        time.sleep(0.01)
     assert field.stop(number) == 0
     stop.set()
     for thread in threads:
@@ -194,7 +195,7 @@ def test_without_its_registry_it_serves_and_says_so(field: Field) -> None:
     field.stop()
     (field.folder / "registry").rename(field.folder / "away")
     field.start()
-    assert field.wait_for_answer(15)[0] == 1
+    assert field.wait_for_answer(60)[0] == 1
     until = time.monotonic() + 20
     while "error" not in (field.status()["registry"].get("tasks") or {}).get(TASK, {}):
         assert time.monotonic() < until
@@ -230,7 +231,7 @@ def test_a_full_disk_stops_updates_and_not_service(field: Field) -> None:
             while True:
                 file.write(b"0" * 1024)
         field.start()
-        assert field.wait_for_answer(15)[0] == 1
+        assert field.wait_for_answer(60)[0] == 1
         filler.unlink()
         field.publish(3)
         field.wait_for(3)
@@ -305,16 +306,16 @@ def test_no_memory_for_a_new_model_leaves_the_old_one_serving(field: Field) -> N
     field.wait_for(2, 60)
 
 
-def test_two_hundred_swaps_under_load_fail_no_request_and_leave_no_memory() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="eh-"))
+def test_forty_or_two_hundred_swaps_under_load_fail_no_request_and_leave_no_memory(memory_path: Path) -> None:
+    """EDGEHONE_SWAPS=200 for as many."""
     made = [
-        write_bundle(folder / f"{v}.bundle", version=v, widths=(20, 300, 300, 4), seed=v % 7) for v in range(1, 201)
+        write_bundle(memory_path / f"{version}.bundle", version=version, widths=(20, 300, 300, 4), seed=version % 7)
+        for version in range(1, SWAPS + 2)
     ]
     answers = {one.y.tobytes() for one in made}
     x, stop, failures, counts = made[0].x, threading.Event(), list[str](), [0, 0, 0]
 
     def resident_bytes() -> int:
-        gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     def check(answer: np.ndarray, worker: int) -> None:
@@ -346,29 +347,36 @@ def test_two_hundred_swaps_under_load_fail_no_request_and_leave_no_memory() -> N
                 connection.close()
         connection.close()
 
+    def let_all_be_answered() -> None:
+        enough, until = [count + ANSWERS for count in counts], time.monotonic() + 60
+        while any(count < least for count, least in zip(counts, enough, strict=True)):
+            assert time.monotonic() < until and not failures, (failures[:5], counts)
+            time.sleep(0.002)
+
     interval = sys.getswitchinterval()
     sys.setswitchinterval(0.0005)  # as the agent does
     try:
-        with Node(folder / "n", tasks=[TASK], sessions=2) as node:
+        with Node(memory_path / "n", tasks=[TASK], sessions=2) as node:
             node.install(TASK, made[0].path)
-            with serving(node, [f"unix:{folder / 's'}"]):
+            with serving(node, [f"unix:{memory_path / 's'}"]):
                 threads = [threading.Thread(target=in_process, args=(node,))]
-                threads += [threading.Thread(target=over_socket, args=(folder / "s", worker)) for worker in (1, 2)]
+                threads += [threading.Thread(target=over_socket, args=(memory_path / "s", n)) for n in (1, 2)]
                 for thread in threads:
                     thread.start()
                 sizes = []
                 for one in made[1:]:
+                    let_all_be_answered()
                     node.install(TASK, one.path)
                     sizes.append(resident_bytes())
+                let_all_be_answered()
                 stop.set()
                 for thread in threads:
                     thread.join()
-            assert node.manifest(TASK).version == 200
+            assert node.manifest(TASK).version == SWAPS + 1
     finally:
         stop.set()
         sys.setswitchinterval(interval)
-        shutil.rmtree(folder, ignore_errors=True)
-    assert failures == [] and min(counts) > 1000, (failures[:5], counts)
+    assert failures == [] and min(counts) > ANSWERS * SWAPS, (failures[:5], counts)
     half = len(sizes) // 2
     grown = max(sizes[half:]) - max(sizes[:half])
-    assert grown < 4_000_000, f"the second hundred swaps of a 380 kB model left {grown} bytes"
+    assert grown < 4_000_000, f"the second half of {SWAPS} swaps of a 380 kB model left {grown} bytes"
