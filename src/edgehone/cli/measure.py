@@ -77,33 +77,39 @@ def _paths(args: argparse.Namespace) -> dict[str, Path]:
     return {"file": args.file} | ({} if args.against is None else {"against": args.against})
 
 
-def _runtime(args: argparse.Namespace, path: Path) -> Runtime:
-    from edgehone_agent.model import find_runtime
-
-    return find_runtime(path, args.runtime if path.suffix == args.file.suffix else None)
+def _named(args: argparse.Namespace, path: Path) -> str | None:
+    """The runtime that --runtime names for a file."""
+    return args.runtime if path.suffix == args.file.suffix else None
 
 
 def _measure_there(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, Any]:
     """The same object as `_measure` gives, of figures that a node took."""
+    from edgehone.errors import EdgehoneError
     from edgehone.measure.remote import measure_remote
     from edgehone_agent.measure.size import measure_size
     from edgehone_agent.measure.tokens import read_token
+    from edgehone_agent.model import find_runtime
 
     paths = _paths(args)
     sizes = {key: measure_size(path).to_json() for key, path in paths.items()}
     progress.stage(f"measuring on {args.node}")
-    found = measure_remote(
-        args.node,
-        {key: path.read_bytes() for key, path in paths.items()},
-        runtime={key: _runtime(args, path).name for key, path in paths.items()},
-        rounds=args.rounds,
-        threads=args.threads,
-        fresh_repeats=_FRESH_REPEATS,
-        token=None if args.token_file is None else read_token(args.token_file),
-        cafile=args.ca,
-        fingerprint=args.fingerprint,
-        progress=lambda text: progress.at(0, text),
-    )
+    try:
+        found = measure_remote(
+            args.node,
+            {key: path.read_bytes() for key, path in paths.items()},
+            runtime={key: _named(args, path) or find_runtime(path).name for key, path in paths.items()},
+            rounds=args.rounds,
+            threads=args.threads,
+            fresh_repeats=_FRESH_REPEATS,
+            token=None if args.token_file is None else read_token(args.token_file),
+            cafile=args.ca,
+            fingerprint=args.fingerprint,
+            progress=lambda text: progress.at(0, text),
+        )
+    except EdgehoneError as error:
+        if error.where not in paths:
+            raise
+        raise type(error)(error.what, where=str(paths[error.where]), do=error.do) from error
     files = []
     for key, path in paths.items():
         told = found.files[key]
@@ -126,12 +132,13 @@ def _measure(args: argparse.Namespace, progress: TerminalProgress) -> dict[str, 
     from edgehone.measure.machine import describe_machine
     from edgehone_agent.measure.latency import measure_latency
     from edgehone_agent.measure.size import measure_size
+    from edgehone_agent.model import find_runtime
 
     paths = _paths(args)
     runtimes: dict[str, Runtime] = {}
     sessions: dict[str, Session] = {}
     for key, path in paths.items():
-        runtimes[key] = _runtime(args, path)
+        runtimes[key] = find_runtime(path, _named(args, path))
         sessions[key] = runtimes[key].load(path, threads=args.threads)
     progress.stage("latency", args.rounds)
     latency = measure_latency(sessions, rounds=args.rounds, progress=lambda done, _: progress.at(done))
