@@ -5,6 +5,7 @@ The blocks of a page run in order, in one fresh process, in an empty folder. Blo
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def runnable(pages: list[Path]) -> list[object]:
 
 @pytest.mark.parametrize("page", runnable(PAGES))
 def test_the_examples_run(page: Path, tmp_path: Path) -> None:
-    code = ["import torch; torch.set_num_threads(1)"]
+    code = []
     for line, mark, block in blocks(page):
         if mark == "python":
             padded = "\n" * line + block  # so that a traceback names the line of the page
@@ -59,7 +60,7 @@ def test_the_examples_run(page: Path, tmp_path: Path) -> None:
         save_block(page, *SAVED[name_of(page)], folder)
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)],
-        cwd=folder, capture_output=True, text=True, timeout=500,
+        cwd=folder, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 
