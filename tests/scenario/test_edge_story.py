@@ -32,8 +32,9 @@ ENVIRONMENT = {**os.environ, "EDGEHONE_PASSPHRASE": "of this test alone"}
 def agent_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bin` of an environment that holds the agent and LiteRT."""
     folder = tmp_path_factory.mktemp("alone") / "environment"
-    venv.create(folder, with_pip=True)
-    command = [folder / "bin" / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    venv.create(folder)
+    command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet"]
+    command += ["--constraint", ROOT / "constraints.txt"]
     done = subprocess.run([*command, f"{ROOT / 'agent'}[litert]"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     missing = subprocess.run([folder / "bin" / "python", "-c", "import torch"], capture_output=True)
