@@ -39,7 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     study.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     study.add_argument("--criterion", default="l2", metavar="NAME", help="which channels matter (default l2)")
     study.add_argument(
-        "--allocation", choices=("global", "uniform"), default="global", help="how layers share a cut (default global)"
+        "--allocation",
+        choices=("knapsack", "global", "uniform"),
+        default="global",
+        help="what leaves: branches and widths by a knapsack over measured prices, or widths alone (default global)",
     )
     study.add_argument("--epochs", type=float, metavar="N", help="of each recovery (default: the task's)")
     study.add_argument("--qat-epochs", type=float, default=0.0, metavar="N", help="of quantization-aware training")

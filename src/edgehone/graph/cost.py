@@ -61,7 +61,7 @@ def peak_activation_bytes(graph: Graph, *, bytes_per_value: int = 1, alignment: 
         alignment: every tensor starts at and is padded to a multiple of it.
     """
     placed: list[tuple[int, int, int, int]] = []  # first, last, offset, end
-    lives = _lifetimes(graph)
+    lives = lifetimes(graph)
     sizes = {name: -(-prod(graph.shapes[name]) * bytes_per_value // alignment) * alignment for name in lives}
     for name in sorted(lives, key=lambda name: -sizes[name]):
         first, last = lives[name]
@@ -74,7 +74,7 @@ def peak_activation_bytes(graph: Graph, *, bytes_per_value: int = 1, alignment: 
     return max(end for _, _, _, end in placed)
 
 
-def _lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
+def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     """Buffer (named after the tensor first written to it) → positions of its first write and last read."""
     readers = graph.consumers()
     buffer = {graph.input: graph.input}

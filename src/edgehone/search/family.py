@@ -19,18 +19,22 @@ from typing import Any
 
 import numpy as np
 
+from edgehone.data.cache import cache_folder
 from edgehone.exporters import EXPORTERS
+from edgehone.graph.branches import branches
 from edgehone.graph.ir import Graph
 from edgehone.recipe import Step
 from edgehone.recipe import name as recipe_name
 from edgehone.record import CurvePoint, DropRecord, TrialRecord, from_json, to_json
+from edgehone.search.allocate import Allocation
 from edgehone.search.judge import Judge
 from edgehone.search.original import epoch_seconds
+from edgehone.search.prices import prices_of
 from edgehone.search.progress import Progress
 from edgehone.search.settings import Settings
 from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
 from edgehone.search.version import Version, export, name_of
-from edgehone.search.widths import MOST_TIMED, Candidate, Widths, price
+from edgehone.search.widths import MOST_TIMED, Candidate, Cuts, Widths, price
 from edgehone.search.workspace import Workspace
 from edgehone.task import Training
 from edgehone.techniques import Context, Result
@@ -40,6 +44,8 @@ from edgehone.techniques.prune import PruneSettings
 from edgehone.techniques.prune import technique as prune
 from edgehone.techniques.quantize import QuantizeSettings
 from edgehone.techniques.quantize import technique as quantize
+from edgehone.techniques.shorten import ShortenSettings
+from edgehone.techniques.shorten import technique as shorten
 from edgehone.units import format_drop, format_latency
 from edgehone_agent.measure.latency import Verdict, measure_latency, ranks
 from edgehone_agent.runtimes import RUNTIMES
@@ -162,15 +168,15 @@ def _goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
 
 def _choose_goal(ground: Ground, start: Candidate, start_holds: bool) -> float | None:
     ground.progress.stage("timing candidate widths", MOST_TIMED)
-    widths = _widths(ground, ground.graph)
-    floor = widths.candidate(0.01)
+    cuts = _cuts(ground, ground.graph)
+    floor = cuts.floor()
     if floor.latency.value > WORTH_TRAINING * start.latency.value:
         ground.progress.say("no cut of this network is measurably faster: the family ends with int8")
         return None
     easy = max(start.latency.value / DEFAULT_SPEEDUP, floor.latency.value)
     if start_holds:
         return easy
-    fitting = widths.largest(lambda candidate: candidate.holds(ground.settings.budget))
+    fitting = cuts.holding(ground.settings.budget)
     if fitting is None:
         ground.progress.say("even the narrowest cut breaks a limit: making the nearest front")
         return floor.latency.value
@@ -196,7 +202,7 @@ def _attempt(
         ground.workspace.write(step, done)
     curve = tuple(from_json(CurvePoint, point) for point in done["curve"])
     training = replace(ground.recovery, epochs=done["epochs"])
-    recipe = _recipe(ground, planned.keep, training)
+    recipe = _recipe(ground, parent.version.graph, planned, training)
     result = _quantized(ground, step, name, graph)
     version = Version(
         name, parent.version.name, graph, result.quantized, recipe, (*curve, *result.curve), done["seconds"]
@@ -213,8 +219,8 @@ def _planned(ground: Ground, step: str, parent: _Tried, parent_latency: float, a
     if kept is not None:
         return _kept_price(kept, graph) if graph is not None else None
     ground.progress.stage("timing candidate widths", MOST_TIMED)
-    widths = _widths(ground, parent.version.graph)
-    found = widths.largest(lambda candidate: candidate.latency.value <= aim) or widths.candidate(0.01)
+    cuts = _cuts(ground, parent.version.graph)
+    found = cuts.reaching(aim) or cuts.floor()
     if found.latency.value > WORTH_TRAINING * parent_latency:
         ground.workspace.write(step, {})
         return None
@@ -341,7 +347,11 @@ def _late(ground: Ground) -> bool:
     return ground.deadline is not None and time.monotonic() > ground.deadline
 
 
-def _widths(ground: Ground, graph: Graph) -> Widths:
+def _cuts(ground: Ground, graph: Graph) -> Cuts:
+    """The cuts of a graph, by the allocation that was asked for."""
+    if ground.settings.allocation == "knapsack":
+        prices = prices_of(ground.target, cache_folder())
+        return Allocation(graph, ground.settings.criterion, ground.context, ground.target, prices, ground.progress.at)
     return Widths(graph, _cut_settings(ground, 1.0), ground.context, ground.target, ground.progress.at)
 
 
@@ -353,9 +363,12 @@ def _integers(ground: Ground) -> QuantizeSettings:
     return QuantizeSettings(ground.settings.observer, qat_epochs=ground.settings.qat_epochs)
 
 
-def _recipe(ground: Ground, keep: float, training: Training) -> tuple[Step, ...]:
+def _recipe(ground: Ground, parent: Graph, planned: Candidate, training: Training) -> tuple[Step, ...]:
+    before, after = len(branches(parent)), len(branches(planned.graph))
+    shorter = (shorten.step(ShortenSettings(after / before)),) if after < before else ()
     return (
-        prune.step(_cut_settings(ground, keep)),
+        prune.step(_cut_settings(ground, planned.keep)),
+        *shorter,
         distil.step(DistilSettings(training)),
         quantize.step(_integers(ground)),
     )

@@ -17,8 +17,9 @@ from edgehone.graph.ir import Graph
 from edgehone.record import DropRecord, LatencyRecord, MemberRecord, to_json
 from edgehone.report.snippet import python_lines
 from edgehone.search.judge import Judge
+from edgehone.search.layer_costs import layer_costs
 from edgehone.search.progress import Progress
-from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target, layer_costs
+from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
 from edgehone.search.version import FORMATS, ORIGINAL, Version, export, layers, working_memory
 from edgehone.search.workspace import Workspace
 from edgehone.units import format_latency, format_size

@@ -22,7 +22,9 @@ class Settings:
         time_s: wall time for the whole study; recoveries get shorter to hold it. None: as long as it takes.
         seed: of everything random.
         criterion: which channels matter, a name of `edgehone.techniques.criteria`.
-        allocation: how widths are shared out, "global" or "uniform".
+        allocation: what leaves for a latency. "knapsack" weighs the measured worth of branches and widths against the
+            price of every layer; "global" cuts widths alone, all layers ranked against each other; "uniform" cuts
+            every layer alike.
         epochs: of each recovery; None takes the task's own.
         qat_epochs: epochs of quantization-aware training after each recovery; 0 for none.
         observer: how activation ranges are chosen.
@@ -34,7 +36,7 @@ class Settings:
     time_s: float | None = None
     seed: int = 0
     criterion: str = "l2"
-    allocation: Literal["global", "uniform"] = "global"
+    allocation: Literal["knapsack", "global", "uniform"] = "global"
     epochs: float | None = None
     qat_epochs: float = 0.0
     observer: str = "minmax"

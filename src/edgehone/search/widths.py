@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgehone.budget import Budget
 from edgehone.exporters import EXPORTERS
@@ -41,12 +42,29 @@ class Candidate:
 
     def holds(self, budget: Budget) -> bool:
         """Whether it holds every limit on cost; the bad end of the latency interval counts."""
-        latency = self.latency.high if self.latency.high is not None else self.latency.value
         return (
-            (budget.latency_us is None or latency <= budget.latency_us)
+            (budget.latency_us is None or bad_end_us(self) <= budget.latency_us)
             and (budget.size_bytes is None or self.size_bytes <= budget.size_bytes)
             and (budget.memory_bytes is None or self.memory_bytes <= budget.memory_bytes)
         )
+
+
+def bad_end_us(candidate: Candidate) -> float:
+    """The bad end of its latency."""
+    return candidate.latency.high if candidate.latency.high is not None else candidate.latency.value
+
+
+class Cuts(Protocol):
+    """Ways to cut one parent."""
+
+    def floor(self) -> Candidate:
+        """The cut that costs least."""
+
+    def reaching(self, latency_us: float) -> Candidate | None:
+        """The best cut that takes at most this long, None when no cut does."""
+
+    def holding(self, budget: Budget) -> Candidate | None:
+        """The best cut that holds every limit on cost, None when no cut does."""
 
 
 class Widths:
@@ -80,6 +98,18 @@ class Widths:
             self._known[key] = price(keep, graph, self._context, self._target)
             self._progress(len(self._known))
         return self._known[key]
+
+    def floor(self) -> Candidate:
+        """The narrowest cut."""
+        return self.candidate(SMALLEST)
+
+    def reaching(self, latency_us: float) -> Candidate | None:
+        """The widest cut that takes at most this long, None when no cut does."""
+        return self.largest(lambda candidate: candidate.latency.value <= latency_us)
+
+    def holding(self, budget: Budget) -> Candidate | None:
+        """The widest cut that holds every limit on cost, None when no cut does."""
+        return self.largest(lambda candidate: candidate.holds(budget))
 
     def largest(self, accepted: Callable[[Candidate], bool]) -> Candidate | None:
         """The widest cut that is accepted, None when not even the narrowest is; acceptance grows as widths shrink."""

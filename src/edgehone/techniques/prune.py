@@ -35,14 +35,15 @@ class PruneSettings:
     Attributes:
         keep: share of the multiply-accumulates that stays, above 0 and at most 1; 1 changes nothing.
         criterion: which channels matter, a name of `techniques.criteria`.
-        allocation: "global" ranks all layers against each other, "uniform" cuts every layer alike.
+        allocation: "global" ranks all layers against each other, "uniform" cuts every layer alike; "knapsack" is what
+            a study chose by the prices of its target, and cannot be repeated without them.
         step: widths stay multiples of it.
         minimum: channels below which no layer is cut.
     """
 
     keep: float = 0.5
     criterion: str = "l2"
-    allocation: Literal["global", "uniform"] = "global"
+    allocation: Literal["knapsack", "global", "uniform"] = "global"
     step: int = 8
     minimum: int = 8
 
@@ -68,6 +69,10 @@ class Prune:
 
     def plan(self, graph: Graph, scores: Any, settings: PruneSettings) -> Graph:
         """The cut graph for given scores, its statistics not yet re-estimated."""
+        if settings.allocation == "knapsack":
+            raise RecipeError(
+                "a knapsack needs the prices of a target", where="prune", do="run a study, or choose global or uniform"
+            )
         keep = allocate(
             channel_groups(graph), scores, settings.keep, settings.allocation, settings.step, settings.minimum
         )
