@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from edgehone.errors import EdgehoneError, NetworkError, UnsupportedOperatorError
 from edgehone.graph.ir import Graph
 from edgehone.importers._draft import Draft
-from edgehone.importers._onnx_file import STANDARD, OnnxFile, damaged, place_of
+from edgehone.importers._onnx_file import STANDARD, OnnxFile, damaged, first_line, place_of
 from edgehone.importers._onnx_hints import GENERAL, HINTS
 from edgehone.importers._onnx_layers import LAYERS
 from edgehone.importers._onnx_op import Constant, Op, Translated, Translator, Value
@@ -143,16 +143,25 @@ class _Walk:
         feeds = {name: value.array for name, value in constants.items() if isinstance(value, Constant)}
         if op.kind in _GROWS:
             _check_growth(op, list(feeds.values()))
-        evaluator = ReferenceEvaluator(node, opsets={"": op.version})
-        with np.errstate(all="ignore"):
-            arrays: list[Any] = list(evaluator.run(None, feeds))
-        if not all(isinstance(array, np.ndarray | np.generic) for array in arrays):
-            raise op.refuse("gives something else than tensors", GENERAL)
+        arrays = _evaluated(node, op, feeds)
         first = next(iter(constants.values()), None)
         if op.kind in _SAME_VALUES and isinstance(first, Constant) and first.stored:
             return (Constant(np.asarray(arrays[0]), first.name, stored=True),)
         stored = op.kind == "Constant"
         return tuple(Constant(np.asarray(array), name, stored) for name, array in zip(op.outputs, arrays, strict=False))
+
+
+def _evaluated(node: NodeProto, op: Op, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    if op.kind == "Unsqueeze" and "axes" in op.attrs:  # onnx 1.23 evaluates the form of operator set 13 alone
+        return [np.expand_dims(feeds[node.input[0]], tuple(op.attrs["axes"]))]
+    try:
+        with np.errstate(all="ignore"):
+            arrays: list[Any] = list(ReferenceEvaluator(node, opsets={"": op.version}).run(None, feeds))
+    except (NotImplementedError, TypeError) as error:  # a form of the operator that onnx does not evaluate
+        raise op.refuse(f"of constants cannot be computed: {first_line(error)}", GENERAL) from error
+    if not all(isinstance(array, np.ndarray | np.generic) for array in arrays):
+        raise op.refuse("gives something else than tensors", GENERAL)
+    return arrays
 
 
 def _check_growth(op: Op, arrays: list[NDArray[Any]]) -> None:
