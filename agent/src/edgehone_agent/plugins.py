@@ -41,6 +41,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._group = group
+        self._loaded: dict[str, T] = {}
 
     def names(self) -> tuple[str, ...]:
         """Every known name, sorted.
@@ -56,6 +57,8 @@ class Registry(Generic[T]):
         Raises:
             PluginError: unknown name, a name claimed twice, or a file that does not define the extension.
         """
+        if name in self._loaded:  # looking through everything that is installed takes milliseconds
+            return self._loaded[name]
         sources = self._sources()
         if name not in sources:
             known = ", ".join(sorted(sources))
@@ -70,7 +73,8 @@ class Registry(Generic[T]):
         extension = getattr(found, self.kind, found)
         if extension is found and isinstance(found, ModuleType):
             raise PluginError(f"{found.__name__} defines no object called {self.kind!r}", where=f"{self.kind} {name!r}")
-        return cast(T, extension)
+        self._loaded[name] = cast(T, extension)
+        return self._loaded[name]
 
     def _sources(self) -> dict[str, str | importlib.metadata.EntryPoint]:
         sources: dict[str, str | importlib.metadata.EntryPoint] = {}

@@ -149,7 +149,7 @@ class Field:
         pointer = self.state / "tasks" / TASK / "current.json"
         pointer.write_text(json.dumps({**json.loads(pointer.read_text()), "trial": None}))
         self.start()
-        self.wait_for_answer(15)
+        self.wait_for_answer(60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and return the exit code."""
