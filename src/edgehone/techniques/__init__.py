@@ -3,6 +3,9 @@
 A technique takes a graph and its own frozen `Settings`, leaves the graph as it was, and returns a `Result`. The same
 graph, settings and seed give the same result. `supports` says in words why it cannot work on a graph; a technique
 that is applied all the same raises the error it named.
+
+What a technique may have besides: `from_label(label) -> Settings | None`, the inverse of the label that `step` gives,
+for names of recipes; and `order`, an `edgehone.recipe.Order`, where not every place in a recipe makes sense.
 """
 
 from __future__ import annotations
@@ -50,11 +53,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """What a technique returns: a training graph, or the integers of a quantized one, and what training looked like."""
+    """What a technique returns: a training graph, or the integers of a quantized one, and what training looked like.
+
+    `notes` are sentences for people about what was found on the way.
+    """
 
     graph: Graph
     quantized: QuantizedGraph | None = None
     curve: tuple[CurvePoint, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Technique(Protocol):
