@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time as clock_time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,11 +46,13 @@ from edgehone.search.version import FORMATS, ORIGINAL, Version, export
 from edgehone.search.workspace import Workspace, concerns, folder_error, open_workspace, write_text
 from edgehone.task import Task, Training
 from edgehone.techniques import Context
+from edgehone.train.answers import Answers
 from edgehone.train.loop import Teacher
 from edgehone.units import format_drop, parse_duration_s
 from edgehone_agent.measure.noise import Noise
 from edgehone_agent.model import Model, open_model
 
+ANSWERS = "answers"  # folder of a study's work, gone when it is finished
 _FINISH_SHARE = 0.1  # of a time limit, kept for measuring and testing
 
 
@@ -177,6 +180,7 @@ def _run(task: Task, device: str, settings: Settings, folder: Path, resume: bool
     clock.lap("family")
     first, members, noise = finish(base, family.members, judge, target, workspace, settings.budget, progress)
     clock.lap("measure and test")
+    shutil.rmtree(workspace.work / ANSWERS, ignore_errors=True)
     record = _record(identity, prepared, target, settings, machine, noise, first, members, family.trials, clock)
     return write_study(replace(record, verdict=verdict(record)), workspace)
 
@@ -189,7 +193,8 @@ def _grow(
     progress.stage("judging the original", 1.0)
     reference = workspace.folder / base.file("onnx")
     answers = judge.answers(reference, FORMATS["onnx"], "validation", progress.at)
-    teacher = Teacher(GraphNetwork(original.graph), prepared.task.kind)
+    answers_kept = Answers(workspace.work / ANSWERS, {})  # the folder belongs to one task, one network, one seed
+    teacher = Teacher(GraphNetwork(original.graph), prepared.task.kind, answers=answers_kept)
     context = Context(prepared, settings.seed, original.precision, teacher, judge.network_metric)
     told = _too_few_to_tell(settings.budget, judge, answers)
     if told:

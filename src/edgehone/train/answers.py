@@ -29,49 +29,50 @@ class Answers:
 
     Args:
         folder: where they are kept; created when needed.
-        key: everything that answers depend on besides (seed, epoch): teacher, data, augmentation, batch size,
-            arithmetic. Plain values. Answers under another key are never seen.
+        key: what answers depend on and all runs over one task share: teacher, data, augmentation. Plain values.
+            Answers under another key are never seen.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         text = json.dumps(key, sort_keys=True, default=str)
         self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._epoch: tuple[int, int] | None = None
+        self._epoch: tuple[str, int, int] | None = None
         self._known: Tensor | None = None
         self._new: list[Tensor] = []
 
-    def get(self, seed: int, epoch: int, step: int, steps: int, ask: Callable[[], Tensor]) -> Tensor:
+    def get(self, run: str, seed: int, epoch: int, step: int, steps: int, ask: Callable[[], Tensor]) -> Tensor:
         """The answer to one batch.
 
         Args:
+            run: what else the batches and the arithmetic depend on, as a file name.
             seed, epoch: of the batches.
             step: of the epoch, from 0; an epoch is kept when all its steps were asked for in order.
             steps: of the epoch.
             ask: asks the teacher.
         """
-        if self._epoch != (seed, epoch):
-            self._epoch, self._new, self._known = (seed, epoch), [], self._read(seed, epoch, steps)
+        if self._epoch != (run, seed, epoch):
+            self._epoch, self._new = (run, seed, epoch), []
+            self._known = self._read(self._path(run, seed, epoch), steps)
         if self._known is not None:
             return self._known[step]
         answer = ask().float().cpu()
         if answer[0].numel() <= MOST_VALUES and len(self._new) == step:
             self._new.append(answer)
             if len(self._new) == steps:
-                self._write(seed, epoch)
+                self._write(self._path(run, seed, epoch))
         return answer
 
-    def _path(self, seed: int, epoch: int) -> Path:
-        return self._folder / f"{seed}-{epoch}.npy"
+    def _path(self, run: str, seed: int, epoch: int) -> Path:
+        return self._folder / f"{run}-{seed}-{epoch}.npy"
 
-    def _read(self, seed: int, epoch: int, steps: int) -> Tensor | None:
+    def _read(self, path: Path, steps: int) -> Tensor | None:
         try:
-            kept = np.load(self._path(seed, epoch), allow_pickle=False)
+            kept = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk: it is asked for again
             return None
         return torch.from_numpy(kept) if len(kept) == steps and kept.dtype == np.float32 else None
 
-    def _write(self, seed: int, epoch: int) -> None:
-        path = self._path(seed, epoch)
+    def _write(self, path: Path) -> None:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -181,7 +181,8 @@ class _State:
         if teacher is None or teacher.answers is None:
             return None if teacher is None else teacher.network(x)
         epoch, place = divmod(step, self._per_epoch)
-        kept = teacher.answers.get(self.run.seed, epoch, place, self._per_epoch, lambda: teacher.network(x))
+        name = f"{len(self.run.data)}-{self.run.training.batch_size}-{self.run.precision}"
+        kept = teacher.answers.get(name, self.run.seed, epoch, place, self._per_epoch, lambda: teacher.network(x))
         return kept.to(x.device)
 
     def save(self) -> None:
