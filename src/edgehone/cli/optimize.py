@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgehone.errors import EXIT_BUDGET_UNMET
+
+if TYPE_CHECKING:
+    from edgehone.measure.remote import MeasuringNode
 
 help = "make a family of smaller, faster versions of a trained network"
 examples = [
     "edgehone optimize digits -o digits-family",
     "edgehone optimize my_task.py --device raspberry-pi-4 --max-latency 2ms --max-size 200kB --max-drop 1pp",
     "edgehone optimize my_task.py:gestures --members 4 --time 20min -o gestures",
+    "edgehone optimize my_task.py --device raspberry-pi-4 --node https://pi.local:7444 --token-file token --ca pi.pem",
     "edgehone optimize my_task.py:gestures --members 4 --time 20min -o gestures --resume",
 ]
 
@@ -28,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for the results (default: NAME-family)")
     parser.add_argument("--resume", action="store_true", help="go on with the study that the folder holds")
     parser.add_argument("--device", default="this-machine", metavar="NAME", help="a device profile (edgehone devices)")
+    there = parser.add_argument_group("measure on a node (edgehone-agent measure) instead of here")
+    there.add_argument("--node", metavar="URL", help="the address of its measuring service")
+    there.add_argument("--token-file", type=Path, metavar="FILE", help="the token that the node was started with")
+    there.add_argument("--ca", type=Path, metavar="FILE", help="who signed the node's certificate, or itself (PEM)")
+    there.add_argument("--fingerprint", metavar="SHA256", help="the node's certificate, instead of --ca")
     limits = parser.add_argument_group("limits that members must hold")
     limits.add_argument("--max-latency", metavar="TIME", help="one inference, like 2ms or 350us")
     limits.add_argument("--max-size", metavar="SIZE", help="model file, like 200kB or 64KiB")
@@ -58,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     from edgehone.cli._progress import TerminalProgress
     from edgehone.record import to_json
 
-    with TerminalProgress() as progress:
+    with TerminalProgress() as progress, _node(args) as node:
         progress.stage("starting")
         from edgehone.search.study import optimize
 
-        study = optimize(args.task, progress=progress, **{name: getattr(args, name) for name in _PASSED})
+        study = optimize(args.task, progress=progress, node=node, **{name: getattr(args, name) for name in _PASSED})
     if args.json:
         print(json.dumps(to_json(study.record)))
     else:
@@ -74,3 +86,18 @@ def run(args: argparse.Namespace) -> int:
         console.print(text(study.record, console.width))
         console.print(f"\nlook at it: {study.report}", highlight=False, soft_wrap=True)
     return 0 if study.met else EXIT_BUDGET_UNMET
+
+
+def _node(args: argparse.Namespace) -> AbstractContextManager[MeasuringNode | None]:
+    """The measuring service that --node names, None without it."""
+    from edgehone.errors import InputError
+    from edgehone.measure.remote import MeasuringNode
+    from edgehone_agent.measure.tokens import read_token
+
+    if args.node is None:
+        given = [name for name in ("token_file", "ca", "fingerprint") if getattr(args, name) is not None]
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} is of use with --node only", do="give --node URL")
+        return nullcontext()
+    token = None if args.token_file is None else read_token(args.token_file)
+    return MeasuringNode(args.node, token=token, cafile=args.ca, fingerprint=args.fingerprint)

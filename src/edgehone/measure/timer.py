@@ -27,18 +27,24 @@ from edgehone_agent.wire.measuring import Candidate, MeasureRequest
 class Timer(Protocol):
     """Times files that are not kept."""
 
-    def time(self, files: Mapping[str, bytes], rounds: int) -> dict[str, LatencyResult]:
+    def time(
+        self, files: Mapping[str, bytes], rounds: int, runtimes: Mapping[str, str] | None = None
+    ) -> dict[str, LatencyResult]:
         """Latency of files against each other, interleaved.
 
         Args:
-            files: name → content, all of one runtime.
+            files: name → content.
             rounds: 5 or more.
+            runtimes: name → runtime, for files that are not of the timer's own.
 
         Raises:
             ModelFileError: the runtime refuses a file.
             InputError: no file, or fewer than 5 rounds.
             HostError: it cannot be measured now.
         """
+
+    def runtimes(self) -> tuple[str, ...]:
+        """What can be timed with."""
 
     def fingerprint(self) -> str:
         """Runtime, its version and the machine in words: "litert 2.3.0; Cortex-A72, 4 cores, aarch64"."""
@@ -56,12 +62,14 @@ class LocalTimer:
     runtime: str = "litert"
     threads: int = 1
 
-    def time(self, files: Mapping[str, bytes], rounds: int) -> dict[str, LatencyResult]:
+    def time(
+        self, files: Mapping[str, bytes], rounds: int, runtimes: Mapping[str, str] | None = None
+    ) -> dict[str, LatencyResult]:
         """See `Timer.time`."""
-        runtime = RUNTIMES.get(self.runtime)
         sessions = {}
         with tempfile.TemporaryDirectory() as folder:
             for index, (name, content) in enumerate(files.items()):
+                runtime = RUNTIMES.get((runtimes or {}).get(name, self.runtime))
                 path = Path(folder) / f"{index}{runtime.suffixes[0]}"
                 path.write_bytes(content)
                 sessions[name] = runtime.load(path, threads=self.threads)
@@ -69,6 +77,10 @@ class LocalTimer:
             for session in sessions.values():
                 session.close()
         return found
+
+    def runtimes(self) -> tuple[str, ...]:
+        """See `Timer.runtimes`."""
+        return RUNTIMES.names()
 
     def fingerprint(self) -> str:
         """See `Timer.fingerprint`."""
@@ -92,10 +104,17 @@ class RemoteTimer:
     threads: int = 1
     progress: Callable[[str], None] | None = None
 
-    def time(self, files: Mapping[str, bytes], rounds: int) -> dict[str, LatencyResult]:
+    def time(
+        self, files: Mapping[str, bytes], rounds: int, runtimes: Mapping[str, str] | None = None
+    ) -> dict[str, LatencyResult]:
         """See `Timer.time`; raises besides what `MeasuringNode.measure` raises."""
-        candidates = tuple(Candidate(name, self.runtime, content) for name, content in files.items())
+        by = runtimes or {}
+        candidates = tuple(Candidate(name, by.get(name, self.runtime), content) for name, content in files.items())
         return self.node.measure(MeasureRequest(candidates, rounds, self.threads), self.progress).latency
+
+    def runtimes(self) -> tuple[str, ...]:
+        """See `Timer.runtimes`; raises what `MeasuringNode.about` raises."""
+        return tuple(self.node.about()["runtimes"])
 
     def fingerprint(self) -> str:
         """See `Timer.fingerprint`.

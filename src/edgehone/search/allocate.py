@@ -175,8 +175,8 @@ class _Stage:
         self._order = {name: np.argsort(-self._scores[name], kind="stable") for name in self._groups}
         worth = measure_worth(graph, self._half, context, tuple(self._groups.values()), progress)
         sizes = _Sizes(deploy(graph), self._groups, self._branches)
-        self._start_us = prices.start_us
         self.problem = sizes.problem(worth, self._lost, prices, progress)
+        self._start_us = prices.start_us
         self._moments = sizes.moments
 
     def limits(self, budget: Budget) -> dict[str, float]:

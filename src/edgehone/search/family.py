@@ -47,14 +47,14 @@ from edgehone.techniques.quantize import technique as quantize
 from edgehone.techniques.shorten import ShortenSettings
 from edgehone.techniques.shorten import technique as shorten
 from edgehone.units import format_drop, format_latency
-from edgehone_agent.measure.latency import Verdict, measure_latency, ranks
-from edgehone_agent.runtimes import RUNTIMES
+from edgehone_agent.measure.latency import Verdict, ranks
 from edgehone_agent.wire.measurement import Measurement
 
 DEFAULT_SPEEDUP = 4.0  # of the smallest member over the quantized full width, where no limit asks for more
 WORTH_TRAINING = 0.95  # of the parent's latency: a cut above it would drown in the noise of measuring
 EXTRA_ATTEMPTS = 3
 MEASURINGS = 3  # of a cut against its parent, before "within noise" is believed on a machine that is not quiet
+TIMED_ROUNDS = 40
 FULL = "int8"
 
 
@@ -307,8 +307,8 @@ def _drop(ground: Ground, version: Version, path: str | None = None) -> DropReco
 
 
 def _faster(ground: Ground, step: str, version: Version, parent: Version, planned: Candidate) -> bool:
-    """Whether a version's file is measurably faster than its parent's: in one run here, by the estimates elsewhere."""
-    if not ground.target.here:
+    """Whether a version's file is measurably faster than its parent's: in one run, or by the estimates."""
+    if not ground.target.measured:
         before = ground.target.latency(parent.quantized).value if parent.quantized else planned.latency.value
         return planned.latency.value < WORTH_TRAINING * before
     kept = ground.workspace.read(f"{step}-faster")
@@ -321,16 +321,12 @@ def _faster(ground: Ground, step: str, version: Version, parent: Version, planne
 def _ranked(ground: Ground, version: Version, parent: Version) -> Verdict:
     """How a version's file ranks against its parent's; a noisy machine is asked again."""
     ground.progress.stage(f"timing {version.name} against {parent.name}")
-    runtime = RUNTIMES.get(MAIN_RUNTIME)
-    paths = {v.name: ground.workspace.folder / v.file(MAIN_FORMAT) for v in (version, parent)}
-    sessions = {name: runtime.load(path) for name, path in paths.items()}
+    files = {v.name: (ground.workspace.folder / v.file(MAIN_FORMAT)).read_bytes() for v in (version, parent)}
     for _ in range(MEASURINGS):
-        found = measure_latency(sessions)
+        found = ground.target.timer.time(files, TIMED_ROUNDS)
         verdict = ranks(found[version.name], found[parent.name])
         if verdict == "faster" or all(result.noise.word == "quiet" for result in found.values()):
             break
-    for session in sessions.values():
-        session.close()
     return verdict
 
 

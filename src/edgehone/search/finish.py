@@ -14,6 +14,7 @@ from edgehone.budget import Budget
 from edgehone.devices import estimate_energy, estimate_latency
 from edgehone.graph.cost import macs
 from edgehone.graph.ir import Graph
+from edgehone.measure.timer import Timer
 from edgehone.record import DropRecord, LatencyRecord, MemberRecord, to_json
 from edgehone.report.snippet import python_lines
 from edgehone.search.judge import Judge
@@ -23,10 +24,9 @@ from edgehone.search.target import MAIN_FORMAT, MAIN_RUNTIME, Target
 from edgehone.search.version import FORMATS, ORIGINAL, Version, export, layers, working_memory
 from edgehone.search.workspace import Workspace
 from edgehone.units import format_latency, format_size
-from edgehone_agent.measure.latency import LatencyResult, Ratio, measure_latency, ratio
-from edgehone_agent.measure.memory import measure_fresh_process
+from edgehone_agent.measure.latency import LatencyResult, Ratio, ratio
+from edgehone_agent.measure.memory import FreshProcess, measure_fresh_process
 from edgehone_agent.measure.noise import Noise
-from edgehone_agent.runtimes import RUNTIMES
 from edgehone_agent.wire.measurement import Measurement
 
 _ROUNDS = 40
@@ -42,7 +42,7 @@ def finish(
     versions = [original, *members]
     for version in versions:
         export(version, workspace)
-    timings = _time(versions, workspace, progress) if target.here else {}
+    timings = _time(versions, workspace, target.timer, progress) if target.measured else {}
     baseline = _baseline(timings)
     answers = {split: judge.answers(_reference(workspace), FORMATS["onnx"], split) for split in ("validation", "test")}
     records = []
@@ -87,18 +87,14 @@ def _reference(workspace: Workspace) -> Path:
     return workspace.folder / ORIGINAL / "model.onnx"
 
 
-def _time(versions: list[Version], workspace: Workspace, progress: Progress) -> Timings:
-    """All files of all versions in one interleaved run."""
-    sessions = {
-        f"{version.name} {runtime}": RUNTIMES.get(runtime).load(workspace.folder / version.file(name))
-        for version in versions
-        for name, runtime in FORMATS.items()
-    }
-    progress.stage("measuring latency", _ROUNDS)
-    found = measure_latency(sessions, rounds=_ROUNDS, progress=lambda done, _: progress.at(done))
-    for session in sessions.values():
-        session.close()
-    return {(v.name, r): found[f"{v.name} {r}"] for v in versions for r in FORMATS.values()}
+def _time(versions: list[Version], workspace: Workspace, timer: Timer, progress: Progress) -> Timings:
+    """All files of all versions in one interleaved run, on every runtime that there is."""
+    progress.stage("measuring latency")
+    there = timer.runtimes()
+    wanted = [(v, name, runtime) for v in versions for name, runtime in FORMATS.items() if runtime in there]
+    files = {f"{v.name} {runtime}": (workspace.folder / v.file(name)).read_bytes() for v, name, runtime in wanted}
+    found = timer.time(files, _ROUNDS, {f"{v.name} {runtime}": runtime for v, _, runtime in wanted})
+    return {(v.name, runtime): found[f"{v.name} {runtime}"] for v, _, runtime in wanted}
 
 
 def _baseline(timings: Timings) -> tuple[str, LatencyResult] | None:
@@ -114,18 +110,18 @@ def _latency(
     version: Version, timings: Timings, baseline: tuple[str, LatencyResult] | None, target: Target,
     workspace: Workspace, progress: Progress,
 ) -> tuple[LatencyRecord, ...]:  # fmt: skip
-    if not target.here:
+    if not target.measured:
         if version.quantized is None:
             return ()
         estimate = estimate_latency(target.device, layer_costs(version.quantized.graph))
         return (LatencyRecord(target.device.costs[0].runtime, version.file(MAIN_FORMAT), estimate),)
     records = []
     for name, runtime in FORMATS.items():
-        timing = timings[version.name, runtime]
+        timing = timings.get((version.name, runtime))
+        if timing is None:  # the node has no such runtime
+            continue
         path = version.file(name)
-        fresh = measure_fresh_process(
-            workspace.folder / path, runtime, repeats=_FRESH, progress=lambda *_: progress.at(0.0, "in fresh processes")
-        )
+        fresh = _fresh(workspace.folder / path, runtime, progress) if target.here else None
         records.append(
             LatencyRecord(
                 runtime=runtime,
@@ -134,11 +130,17 @@ def _latency(
                 p90_us=timing.p90_us,
                 p99_us=timing.p99_us,
                 speedup=_speedup(timing, baseline, target.place) if version.name != ORIGINAL else None,
-                cold_start_ms=fresh.cold_start_ms,
-                peak_process_bytes=fresh.peak_bytes,
+                cold_start_ms=fresh.cold_start_ms if fresh else None,
+                peak_process_bytes=fresh.peak_bytes if fresh else None,
             )
         )
     return tuple(records)
+
+
+def _fresh(path: Path, runtime: str, progress: Progress) -> FreshProcess:
+    """Memory and cold start in processes of its own."""
+    say = lambda *_: progress.at(0.0, "in fresh processes")  # noqa: E731
+    return measure_fresh_process(path, runtime, repeats=_FRESH, progress=say)
 
 
 def _microseconds(timing: LatencyResult, place: str) -> Measurement:
@@ -176,7 +178,7 @@ def _judged(
 
 
 def _energy(record: MemberRecord, target: Target) -> Measurement | None:
-    if target.here or target.device.hardware.active_power_mw is None or not record.latency:
+    if target.device.detected or target.device.hardware.active_power_mw is None or not record.latency:
         return None
     return estimate_energy(target.device, record.latency[0].latency)
 

@@ -265,7 +265,7 @@ def prices_of(target: Target, folder: Path) -> PriceList:
         target: the device, and who times files.
         folder: where tables are kept, one file for each runtime and machine.
     """
-    if not target.here:
+    if not target.measured:
         return EstimatedPrices(target.device)
     fingerprint = target.timer.fingerprint()
     name = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]

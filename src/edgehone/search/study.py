@@ -32,6 +32,8 @@ from edgehone.devices import limits, load_device
 from edgehone.errors import Interrupted
 from edgehone.graph.network import GraphNetwork
 from edgehone.measure.machine import describe_machine, place
+from edgehone.measure.remote import MeasuringNode
+from edgehone.measure.timer import LocalTimer, RemoteTimer
 from edgehone.record import MemberRecord, StudyRecord, TrialRecord, to_json
 from edgehone.report import page
 from edgehone.search.family import Family, Ground, grow
@@ -123,6 +125,7 @@ def optimize(
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    node: MeasuringNode | None = None,
     **settings: Any,
 ) -> Study:
     """Turn a trained network into a family of smaller, faster versions.
@@ -135,6 +138,7 @@ def optimize(
         output: folder for the results; "NAME-family" when not given.
         resume: go on with the study that the folder holds.
         progress: told what is going on; None shows nothing.
+        node: where latency is measured instead of here, an `edgehone.measure.remote.MeasuringNode`.
         settings: further fields of `Settings`: members, seed, criterion, allocation, epochs, qat_epochs, observer.
 
     Raises:
@@ -149,7 +153,7 @@ def optimize(
     task = load_task(task) if isinstance(task, str) else task
     folder = Path(output if output is not None else f"{task.name}-family")
     try:
-        return _run(task, device, asked, folder, resume, progress or Silent())
+        return _run(task, device, asked, folder, resume, progress or Silent(), node)
     except KeyboardInterrupt:
         raise Interrupted("stopped; what was finished is kept", where=str(folder), do="go on with --resume") from None
     except OSError as error:
@@ -158,16 +162,20 @@ def optimize(
         raise  # a file of the user's own: its name says more than we could
 
 
-def _run(task: Task, device: str, settings: Settings, folder: Path, resume: bool, progress: Progress) -> Study:
+def _run(
+    task: Task, device: str, settings: Settings, folder: Path, resume: bool, progress: Progress,
+    node: MeasuringNode | None,
+) -> Study:  # fmt: skip
     clock = _Clock()
     profile = load_device(device)
     machine = describe_machine()
-    target = Target(profile, place(machine))
-    if not target.here:
+    timer = LocalTimer() if node is None else RemoteTimer(node)
+    target = Target(profile, place(machine) if node is None else timer.fingerprint(), timer=timer)
+    if not profile.detected:
         settings = replace(settings, budget=_within(settings.budget, limits(profile)))
     progress.stage("reading the data")
     prepared = prepare(task, settings.seed)
-    identity = _identity(prepared, device, settings)
+    identity = _identity(prepared, device, settings) | ({} if node is None else {"node": target.place})
     workspace = open_workspace(folder, identity, resume=resume)
     if device.endswith(".toml"):
         workspace.keep_device(Path(device))
@@ -300,8 +308,8 @@ def _record(
             "name": target.device.name,
             "title": target.device.title,
             "here": target.here,
-            "latency": "measured on this machine" if target.here else "estimated from the device's profile",
-            "runtime": MAIN_RUNTIME if target.here else target.device.costs[0].runtime,
+            "latency": _how(target),
+            "runtime": MAIN_RUNTIME if target.measured else target.device.costs[0].runtime,
         },
         budget=settings.budget.to_json(),
         settings=settings.to_json(),
@@ -315,6 +323,13 @@ def _record(
         seconds=clock.laps,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _how(target: Target) -> str:
+    """How latency was obtained, in words."""
+    if not target.measured:
+        return "estimated from the device's profile"
+    return "measured on this machine" if target.here else f"measured on a node: {target.place}"
 
 
 def write_study(record: StudyRecord, workspace: Workspace) -> Study:

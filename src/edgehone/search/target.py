@@ -1,4 +1,4 @@
-"""The target of a study: a device, and how latency is obtained there. Measured where we are, estimated elsewhere.
+"""The target of a study: a device, and how latency is obtained there. Measured here or on a node, else estimated.
 
 Candidates are timed for a fraction of a second, during which a machine can slow down by half. So each is timed against
 one anchor, the int8 network of full width, round by round, and its latency is that ratio times the anchor's.
@@ -47,12 +47,17 @@ class Target:
 
     @property
     def here(self) -> bool:
-        """Whether latency is measured on this machine; otherwise the profile estimates it."""
-        return self.device.detected
+        """Whether files are timed on this very machine."""
+        return self.device.detected and isinstance(self.timer, LocalTimer)
+
+    @property
+    def measured(self) -> bool:
+        """Whether latency is measured, here or on a node; otherwise the profile estimates it."""
+        return self.device.detected or not isinstance(self.timer, LocalTimer)
 
     def anchored(self, quantized: QuantizedGraph, latency_us: float | None = None) -> Target:
         """The same target, its candidates timed against this network; its latency is measured when it is not known."""
-        if not self.here:
+        if not self.measured:
             return self
         content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
         if latency_us is None:
@@ -61,7 +66,7 @@ class Target:
 
     def latency(self, quantized: QuantizedGraph) -> Measurement:
         """Latency of one int8 inference, quickly: enough to choose widths by, in microseconds."""
-        if not self.here:
+        if not self.measured:
             return estimate_latency(self.device, layer_costs(quantized.graph))
         content = EXPORTERS.get(MAIN_FORMAT).export(quantized)
         if self.anchor is not None:
