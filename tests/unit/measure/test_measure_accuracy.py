@@ -81,7 +81,7 @@ def test_the_machine_is_described_in_json() -> None:
     ],
 )
 def test_processors_of_both_kinds_are_read(text: str, model: str, flags: list[str], tmp_path: Path) -> None:
-    from edgehone.measure.machine import _cpu
+    from edgehone_agent.measure.machine import _cpu
 
     file = tmp_path / "cpuinfo"
     file.write_text(text)
