@@ -30,6 +30,7 @@ class OnnxFile:
         input, output: names of the two ends.
         shape: of the input, batch 1.
         input_range: least and largest value the input can have where the file quantizes it at once, else None.
+        output_range: the same of the answer, where the file quantizes it at last.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class OnnxFile:
     output: str
     shape: Shape
     input_range: tuple[float, float] | None = None
+    output_range: tuple[float, float] | None = None
 
 
 def open_file(path: Path) -> OnnxFile:

@@ -60,7 +60,8 @@ def without_levels(file: OnnxFile) -> OnnxFile:
             raise
         except _NONSENSE as error:
             raise damaged(file.path, error, f"{node.op_type} {place!r}") from error
-    return replace(file, model=removal.model(), input_range=removal.input_range)
+    output_range = removal.ranges.get(file.output)
+    return replace(file, model=removal.model(), input_range=removal.input_range, output_range=output_range)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class _Removal:
         floats: name in the file → name of the float value it stands for.
         grids: of the names that are levels.
         bounds: least and largest value that a float may have, where known.
+        ranges: least and largest value of what levels are read into.
     """
 
     file: OnnxFile
@@ -96,6 +98,7 @@ class _Removal:
     floats: dict[str, str] = field(default_factory=dict)
     grids: dict[str, _Grid] = field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     input_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -186,6 +189,7 @@ class _Removal:
         if shift:
             value = self._add("Add", value, "moved", self._number(shift))
         self.floats[node.output[0]] = value
+        self.ranges[node.output[0]] = (reads.bottom, reads.top)
 
     def _take(self, node: NodeProto, place: str) -> None:
         """An operator that stays; its inputs are floats now."""
