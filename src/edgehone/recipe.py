@@ -28,6 +28,8 @@ from edgehone.errors import EdgehoneError, RecipeError
 from edgehone.plugins import Registry
 
 JOINT = " + "
+NUMBER = r"[\d.]+(?:e[+-]?\d+)?"
+"""Pattern of a number as labels write it, with ":g"."""
 
 _CUTS = ("prune", "shorten", "decompose")
 
@@ -164,20 +166,21 @@ def check_order(steps: Sequence[Step], techniques: Registry[Any], source: str = 
     """
     used = [step.technique for step in steps]
     for index, here in enumerate(used):
-        where = f"{source}, step {index + 1}"
-        order = _order(here, techniques)
-        before, after = used[:index], used[index + 1 :]
+        order, before = _order(here, techniques), used[:index]
         others = [other for other in before if other != here]
         if order.first and others:
-            raise RecipeError(f"{here!r} comes after {others[-1]!r}", where=where, do=order.first)
-        if order.last and after:
-            raise RecipeError(f"{after[0]!r} comes after {here!r}", where=where, do=order.last)
-        for other in after:
-            if other in order.never_before:
-                raise RecipeError(f"{other!r} comes after {here!r}", where=where, do=order.never_before[other])
+            raise _misplaced(here, f"comes after {others[-1]!r}", order.first, source, index)
+        for place, other in enumerate(used[index + 1 :], index + 1):
+            reason = order.last or order.never_before.get(other, "")
+            if reason:
+                raise _misplaced(other, f"comes after {here!r}", reason, source, place)
         cuts = [other for other in used if other in order.recovers]
         if cuts and not set(cuts) & set(before):
-            raise RecipeError(f"{here!r} comes before {cuts[0]!r}", where=where, do=order.why)
+            raise _misplaced(here, f"comes before {cuts[0]!r}", order.why, source, index)
+
+
+def _misplaced(technique: str, what: str, why: str, source: str, index: int) -> RecipeError:
+    return RecipeError(f"{technique!r} {what}", where=f"{source}, step {index + 1}", do=why)
 
 
 def _order(technique: str, techniques: Registry[Any]) -> Order:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgehone.errors import RecipeError, TaskError
 from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
-from edgehone.recipe import RECOVERY, Step
+from edgehone.recipe import NUMBER, RECOVERY, Step
 from edgehone.task import Training
 from edgehone.techniques import Context, Result
 from edgehone.train.loop import Run, fit
@@ -74,10 +74,10 @@ class Distil:
 
     def from_label(self, label: str) -> DistilSettings | None:
         """The inverse of the label; None for a label of another technique."""
-        found = re.fullmatch(r"distil-(?P<epochs>[\d.e+]+)(-attention-(?P<attention>[\d.e+-]+))?", label)
+        found = re.fullmatch(rf"distil-({NUMBER})(?:-attention-({NUMBER}))?", label)
         if found is None:
             return None
-        return DistilSettings(epochs_of(found["epochs"], "distil"), attention=float(found["attention"] or 0))
+        return DistilSettings(epochs_of(found[1], "distil"), attention=float(found[2] or 0))
 
     def apply(self, graph: Graph, settings: DistilSettings, context: Context) -> Result:
         """Train the graph against teacher and labels; the last epoch counts.

@@ -15,7 +15,6 @@ where keep * (inputs + width) is below the width of the first layer: the notes t
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgehone.errors import CutError, MissingExtraError, RecipeError
+from edgehone.errors import CutError, RecipeError
 from edgehone.graph._edit import Edit
 from edgehone.graph.cost import macs
 from edgehone.graph.ir import Graph, Node
@@ -97,7 +96,6 @@ class ReduceInputs:
         Raises:
             CutError: the input is no row, or does not go into linear layers.
             RecipeError: rfe without targets to choose by.
-            MissingExtraError: scikit-learn is not installed.
         """
         if settings.keep == 1:
             return Result(graph)
@@ -122,11 +120,12 @@ def principal(rows: NDArray[np.float32], count: int) -> tuple[Rows, Rows]:
 
     Raises:
         RecipeError: there are fewer rows than components.
-        MissingExtraError: scikit-learn is not installed.
     """
     if len(rows) < count:
         raise RecipeError(f"{len(rows)} examples span no {count} directions", where="reduce-inputs", do="lower keep")
-    found = _sklearn("decomposition").PCA(count, svd_solver="full").fit(rows.astype(np.float64))
+    from sklearn.decomposition import PCA
+
+    found = PCA(count, svd_solver="full").fit(rows.astype(np.float64))
     return np.asarray(found.components_, np.float64), np.asarray(found.mean_, np.float64)
 
 
@@ -134,14 +133,13 @@ def chosen(rows: NDArray[np.float32], targets: NDArray[Any], count: int, kind: s
     """The features that recursive elimination with a linear model keeps: rows of the identity (count, F), and no mean.
 
     Features are compared at equal variance. A linear model per class or target; the weakest feature leaves each time.
-
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
     """
+    from sklearn.feature_selection import RFE
+    from sklearn.linear_model import Ridge, RidgeClassifier
+
     scaled = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
-    linear = _sklearn("linear_model")
-    model = linear.RidgeClassifier() if kind == "classification" else linear.Ridge()
-    mask = _sklearn("feature_selection").RFE(model, n_features_to_select=count).fit(scaled, targets).support_
+    model = RidgeClassifier() if kind == "classification" else Ridge()
+    mask = RFE(model, n_features_to_select=count).fit(scaled, targets).support_
     return np.eye(rows.shape[1])[np.asarray(mask)], np.zeros(rows.shape[1])
 
 
@@ -212,15 +210,6 @@ def _notes(graph: Graph, smaller: Graph, count: int, context: Context) -> tuple[
     elif after >= before:
         notes.append("it is no smaller: keep less, or leave this step out")
     return tuple(notes)
-
-
-def _sklearn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError:
-        raise MissingExtraError(
-            "reducing inputs needs scikit-learn", where="reduce-inputs", do="pip install 'edgehone[reduce]'"
-        ) from None
 
 
 technique = ReduceInputs()

@@ -32,7 +32,7 @@ from edgehone.errors import RecipeError
 from edgehone.graph.groups import Group, Slots, channel_groups
 from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
-from edgehone.recipe import Step
+from edgehone.recipe import NUMBER, Step
 from edgehone.task import Training
 from edgehone.techniques import Context, Result
 from edgehone.techniques._allocation import allocate
@@ -51,8 +51,8 @@ class RegulariseSettings:
 
     Attributes:
         kind: the term, see the module docstring.
-        strength: factor of the term; of "growing" the one it ends with. Usual: 1e-3 to 1e-1 for "growing", 1e-5 to
-            1e-3 for the others.
+        strength: factor of the term; of "growing" the one it ends with. Usual: 0.1 to 1 for "growing" (more where
+            steps are few), 1e-4 to 1e-2 for the others.
         keep: share of the multiply-accumulates that is to stay; only what is about to leave is priced. For "growing".
         criterion: which channels matter, a name of `techniques.criteria`. For "growing".
         allocation: how the cut is spread over the layers, see `prune`. For "growing".
@@ -60,7 +60,7 @@ class RegulariseSettings:
     """
 
     kind: Kind = "growing"
-    strength: float = 0.03
+    strength: float = 0.3
     keep: float = 0.5
     criterion: str = "l2"
     allocation: Literal["global", "uniform"] = "global"
@@ -86,15 +86,14 @@ class Regularise:
         return () if any(True for _ in graph.weighted()) else ("the network has no weights to train",)
 
     def step(self, settings: RegulariseSettings) -> Step:
-        """Labelled like "regularise-l1-0.0001-3" (kind, strength, epochs), "regularise-growing-0.03-keep-50-3"."""
+        """Labelled like "regularise-l1-0.0001-3" (kind, strength, epochs), "regularise-growing-0.3-keep-50-3"."""
         keep = f"-keep-{round(settings.keep * 100)}" if settings.kind == "growing" else ""
         label = f"regularise-{settings.kind}-{settings.strength:g}{keep}-{settings.training.epochs:g}"
         return Step("regularise", asdict(settings), label)
 
     def from_label(self, label: str) -> RegulariseSettings | None:
         """The inverse of the label; None for a label of another technique."""
-        number = r"[\d.]+(?:e[+-]?\d+)?"
-        pattern = rf"regularise-(growing|group|l1|l2)-({number})(?:-keep-(\d+))?-({number})"
+        pattern = rf"regularise-(growing|group|l1|l2)-({NUMBER})(?:-keep-(\d+))?-({NUMBER})"
         found = re.fullmatch(pattern, label)
         if found is None:
             return None

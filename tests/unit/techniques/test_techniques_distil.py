@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
 from edgehone.graph.trace import trace
 from edgehone.task import Training
-from edgehone.techniques.distil import DistilSettings, technique
+from edgehone.techniques.distil import DistilSettings, matched_stages, technique
 from edgehone.techniques.prune import PruneSettings
 from edgehone.techniques.prune import technique as prune
 from edgehone.testing.expect import identical
 from edgehone.train.loop import Teacher
+from edgehone.train.losses import attention_loss
 
 SHORT = Training(epochs=2, batch_size=64, learning_rate=0.05)
 
@@ -117,3 +119,59 @@ def test_the_validation_metric_is_on_the_curve(digits, cut: Graph) -> None:
 def test_bad_settings_are_refused(wrong: Callable[[], DistilSettings], error: type[EdgehoneError], said: str) -> None:
     with pytest.raises(error, match=said):
         wrong()
+
+
+def test_attention_brings_the_maps_of_student_and_teacher_together(digits, cut: Graph) -> None:
+    context = replace(digits.context, teacher=teacher_of(digits))
+    x = torch.from_numpy(digits.arrays()[0][:100])
+    stages = matched_stages(cut, digits.graph)
+    assert {digits.graph.shapes[theirs][2:] for _, theirs in stages} == {(8, 8), (4, 4)}
+
+    def distance(graph: Graph) -> float:
+        with torch.no_grad():
+            mine, theirs = (GraphNetwork(g).eval().activations(x) for g in (graph, digits.graph))
+            return float(attention_loss([mine[a] for a, _ in stages], [theirs[b] for _, b in stages]))
+
+    assert distance(digits.graph) == pytest.approx(0, abs=1e-6)
+    found = {w: technique.apply(cut, DistilSettings(SHORT, attention=w), context) for w in (0.0, 100.0)}
+    assert distance(found[100.0].graph) < 0.7 * distance(found[0.0].graph)
+    assert digits.accuracy(found[100.0].graph) > 0.9
+    assert found[100.0].graph.params.keys() == cut.params.keys()
+
+
+def test_an_attention_map_has_no_channels_and_no_size() -> None:
+    """Twice as strong everywhere, or more channels that look alike: the same map; another place: another map."""
+    one = torch.rand(2, 3, 4, 5)
+    assert float(attention_loss([one], [2 * torch.cat([one, one], 1)])) == pytest.approx(0, abs=1e-6)
+    left, right = torch.zeros(2, 1, 1, 4), torch.zeros(2, 1, 1, 4)
+    left[..., 0], right[..., 3] = 1, 1
+    assert float(attention_loss([left, left], [right, left])) == pytest.approx(1.0)
+
+
+def test_attention_goes_on_where_it_stopped(digits, cut: Graph, tmp_path: Path) -> None:
+    settings = DistilSettings(SHORT, attention=10.0)
+    context = replace(digits.context, teacher=teacher_of(digits))
+    whole = technique.apply(cut, settings, context).graph
+
+    def stop(done: int, total: int, loss: float) -> None:
+        if done >= total // 2:
+            raise KeyboardInterrupt
+
+    kept = replace(context, checkpoint=tmp_path / "training.npz")
+    with pytest.raises(KeyboardInterrupt):
+        technique.apply(cut, settings, replace(kept, report=stop))
+    resumed = technique.apply(cut, settings, kept).graph
+    for key, array in whole.params.items():
+        np.testing.assert_allclose(resumed.params[key], array, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_needs_a_teacher_that_can_be_seen(digits, cut: Graph) -> None:
+    settings = DistilSettings(SHORT, attention=1.0)
+    for teacher in (None, Teacher(nn.Flatten(), "classification")):
+        with pytest.raises(RecipeError, match="a teacher whose layers can be seen"):
+            technique.apply(cut, settings, replace(digits.context, teacher=teacher))
+    flat = trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(RecipeError, match="no tensor of one size in space"):
+        technique.apply(flat, settings, replace(digits.context, teacher=teacher_of(digits)))
+    with pytest.raises(RecipeError, match="attention is -1"):
+        DistilSettings(attention=-1.0)
