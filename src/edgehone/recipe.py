@@ -263,7 +263,7 @@ def _value(hint: Any, value: Any, place: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             return {key: _value(get_args(hint)[1], item, place, path) for key, item in value.items()}
     elif get_origin(hint) is Literal:
-        if value in get_args(hint):
+        if any(value == choice and type(value) is type(choice) for choice in get_args(hint)):
             return value
         near = _nearest(str(value), [str(choice) for choice in get_args(hint)])
         choices = ", ".join(map(str, get_args(hint)))

@@ -7,6 +7,7 @@ what costs time is its depth. Batch-norm statistics are re-estimated after the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -66,6 +67,14 @@ class Prune:
         """Labelled like "prune-l2-global-40": criterion, allocation, percent of the MACs that stay."""
         label = f"prune-{settings.criterion}-{settings.allocation}-{round(settings.keep * 100)}"
         return Step("prune", asdict(settings), label)
+
+    def from_label(self, label: str) -> PruneSettings | None:
+        """The inverse of the label; None for a label of another technique."""
+        found = re.fullmatch(r"prune-(.+)-(knapsack|global|uniform)-(\d+)", label)
+        if found is None:
+            return None
+        allocation: Any = found[2]
+        return PruneSettings(int(found[3]) / 100, found[1], allocation)
 
     def plan(self, graph: Graph, scores: Any, settings: PruneSettings) -> Graph:
         """The cut graph for given scores, its statistics not yet re-estimated."""

@@ -12,6 +12,7 @@ ranking is repeated after every few removals, since a branch is worth more when 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -57,6 +58,11 @@ class Shorten:
     def step(self, settings: ShortenSettings) -> Step:
         """Labelled like "shorten-50": percent of the branches that stay."""
         return Step("shorten", asdict(settings), f"shorten-{round(settings.keep * 100)}")
+
+    def from_label(self, label: str) -> ShortenSettings | None:
+        """The inverse of the label; None for a label of another technique."""
+        found = re.fullmatch(r"shorten-(\d+)", label)
+        return None if found is None else ShortenSettings(int(found[1]) / 100)
 
     def apply(self, graph: Graph, settings: ShortenSettings, context: Context) -> Result:
         """Remove the branches that matter least, and re-estimate batch-norm statistics.
