@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from edgehone.graph.ir import Shape
 
 OLDEST = 7
 STANDARD = ("", "ai.onnx")
+_MOST_VALUES = 1 << 27  # of one input, 512 MiB in float32
 _EMBEDDING = "embedding"  # the second output of our own exporters
 _DAMAGED = "export or copy it again, and compare its sha256 with the original's"
 
@@ -175,5 +177,11 @@ def _shape(source: ValueInfoProto, where: str) -> tuple[int, Shape]:
             do="fix it: python -m onnxruntime.tools.make_dynamic_shape_fixed "
             f"--input_name '{source.name}' --input_shape {sizes} OLD.onnx NEW.onnx",
         )
-    batch = max(1, dims[0].dim_value)
-    return batch, (1, *(dim.dim_value for dim in dims[1:]))
+    batch, shape = max(1, dims[0].dim_value), tuple(dim.dim_value for dim in list(dims)[1:])
+    if batch * prod(shape) > _MOST_VALUES:
+        raise NetworkError(
+            f"the input {source.name!r} of shape {(batch, *shape)} is too large",
+            where=where,
+            do="export for fewer examples at once, or smaller ones",
+        )
+    return batch, (1, *shape)

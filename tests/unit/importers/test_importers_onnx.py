@@ -231,6 +231,13 @@ def test_a_published_classifier_is_read_with_its_batch_norms(tmp_path: Path) -> 
     assert len(channel_groups(graph)) > 20
 
 
+def test_a_published_text_detector_is_read(tmp_path: Path) -> None:
+    source = published("rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx")
+    graph = read_network(part(source, tmp_path / "m.onnx", "x", "sigmoid_0.tmp_0", (1, 3, 96, 96)))
+    assert Counter(node.op for node in graph.nodes)["hard_swish"] == 24
+    assert graph.output_shape == (1, 1, 96, 96)
+
+
 def test_the_convolutions_of_a_published_pitch_detector_are_read(tmp_path: Path) -> None:
     source = published("basic_pitch", "saved_models/icassp_2022/nmp.onnx")
     with pytest.raises(NetworkError, match="3 outputs"):
@@ -307,6 +314,14 @@ def test_a_free_axis_is_refused_with_the_command_that_fixes_it(folder: Path) -> 
     with pytest.raises(NetworkError, match=r"axis 1 \('features'\) of the input 'input' has no fixed size") as caught:
         read_network(changed(folder, "free", free))
     assert "make_dynamic_shape_fixed --input_name 'input' --input_shape 1,SIZE" in caught.value.do
+
+
+def test_an_input_of_great_size_is_refused_before_it_is_made(folder: Path) -> None:
+    def vast(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 40
+
+    with pytest.raises(NetworkError, match="is too large"):
+        read_network(changed(folder, "vast", vast))
 
 
 def test_other_ends_are_refused(folder: Path) -> None:
