@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from edgehone.errors import RecipeError
 from edgehone.graph.ir import FloatArray, Graph
 from edgehone.graph.network import GraphNetwork
-from edgehone.recipe import Step
+from edgehone.recipe import NUMBER, Step
 from edgehone.techniques import Context, Result
 from edgehone.techniques._projected import train_projected, training_of
 from edgehone.techniques.prune import technique as prune
@@ -80,7 +80,7 @@ class Cluster:
 
     def from_label(self, label: str) -> ClusterSettings | None:
         """The inverse of the label; None for a label of another technique."""
-        found = re.fullmatch(r"cluster-(\d+)-([\d.]+)", label)
+        found = re.fullmatch(rf"cluster-(\d+)-({NUMBER})", label)
         return None if found is None else ClusterSettings(int(found[1]), float(found[2]))
 
     def apply(self, graph: Graph, settings: ClusterSettings, context: Context) -> Result:

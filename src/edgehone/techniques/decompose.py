@@ -1,8 +1,8 @@
 """Write layers as products of smaller ones: low-rank factors (spatial SVD, Jaderberg et al. 2014, arXiv:1405.3866,
 section 2.2; Tucker-2, Kim et al. 2016, arXiv:1511.06530, section 3; ranks by VBMF, Nakajima et al. 2013, JMLR 14).
 
-When to use it: wide convolutions (64 channels and more) and large linear layers, whose weights have far less rank than
-room. When not: narrow networks. Two layers have two layers' overhead, and what saves multiply-accumulates often costs
+When to use it: wide convolutions (32 channels and more) and large linear layers, whose weights have far less rank than
+room. When not: narrow networks. Two layers have two layers' overhead, and what saves multiply-accumulates may cost
 time; that is why each layer is kept in factors only where that pays:
 
     with `latency_us` in the context     the int8 network is measured faster by a share of `margin`
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Literal, get_args
 
@@ -27,7 +27,7 @@ from edgehone.errors import CutError, RecipeError
 from edgehone.graph.cost import macs, parameter_bytes
 from edgehone.graph.factor import chain, divisible, factored
 from edgehone.graph.ir import FloatArray, Graph, Shape
-from edgehone.recipe import Step
+from edgehone.recipe import NUMBER, Step
 from edgehone.techniques import Context, Result
 from edgehone.techniques._low_rank import SPATIAL, TUCKER, Form, Ranks, energy_rank, full, vbmf_rank
 from edgehone.techniques.prune import technique as prune
@@ -91,7 +91,7 @@ class Decompose:
 
     def from_label(self, label: str) -> DecomposeSettings | None:
         """The inverse of the label; None for a label of another technique."""
-        found = re.fullmatch(rf"decompose-({_FORMS})-(?:(vbmf)|(energy|share)-([\d.]+))(-size)?", label)
+        found = re.fullmatch(rf"decompose-({_FORMS})-(?:(vbmf)|(energy|share)-({NUMBER}))(-size)?", label)
         if found is None:
             return None
         form, vbmf, by, percent, size = found.groups()
@@ -112,13 +112,14 @@ class Decompose:
         for reason in self.supports(graph):
             raise CutError(reason, where="decompose", do="use prune instead")
         cost = _cost(settings, context)
-        now, start = cost(graph), graph
-        for candidates in self.candidates(graph, settings):
+        now, kept, tries = cost(graph), 0, self.candidates(graph, settings)
+        for candidates in tries:
             trials = [(cost(trial), trial) for trial in (factored(graph, key, weights) for key, weights in candidates)]
             best, trial = min(trials, key=lambda found: found[0])
             if best < now * (1 - settings.margin):
-                now, graph = best, trial
-        return Result(graph) if graph is start else prune.recalibrate(graph, context)
+                now, graph, kept = best, trial, kept + 1
+        told = f"{kept} of {len(tries)} layers that could gain stay in factors"
+        return replace(prune.recalibrate(graph, context) if kept else Result(graph), notes=(told,))
 
     def candidates(self, graph: Graph, settings: DecomposeSettings) -> list[list[tuple[str, list[FloatArray]]]]:
         """For every weight that is worth a try, its key with its factors in each form, best layer first.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgehone.errors import RecipeError
 from edgehone.graph.ir import Graph
 from edgehone.graph.network import GraphNetwork
-from edgehone.recipe import Step
+from edgehone.recipe import NUMBER, Step
 from edgehone.techniques import Context, Result
 from edgehone.techniques._projected import train_projected, training_of
 from edgehone.techniques.prune import technique as prune
@@ -99,7 +99,7 @@ class Sparsify:
 
     def from_label(self, label: str) -> SparsifySettings | None:
         """The inverse of the label; None for a label of another technique."""
-        found = re.fullmatch(r"sparsify-(?:(2of4)|([\d.]+))-(uniform|global)-([\d.]+)", label)
+        found = re.fullmatch(rf"sparsify-(?:(2of4)|({NUMBER}))-(uniform|global)-({NUMBER})", label)
         if found is None:
             return None
         pattern, percent, allocation, epochs = found.groups()

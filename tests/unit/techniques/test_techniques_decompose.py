@@ -230,6 +230,7 @@ def test_what_is_not_measured_faster_is_not_kept(wide: Graph) -> None:
 
     slower = technique.apply(wide, DecomposeSettings(), replace(PICTURES, latency_us=per_layer))
     assert identical(slower.graph, wide)
+    assert slower.notes == ("0 of 2 layers that could gain stay in factors",)
 
 
 def test_only_the_layers_that_pay_stay_in_factors(wide: Graph) -> None:
@@ -243,6 +244,7 @@ def test_only_the_layers_that_pay_stay_in_factors(wide: Graph) -> None:
     modules = [node.module for node in longer.graph.weighted()]
     assert f"{second.module}.factor1" not in modules
     assert f"{next(wide.weighted()).module}.factor1" in modules
+    assert longer.notes[0].startswith("1 of 3 layers")
 
 
 def test_the_margin_is_asked_for(wide: Graph) -> None:
