@@ -28,6 +28,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+sys.path.insert(0, str(Path(__file__).parent))
+from quick_core import quick
+
 from edgehone.records.database import open_database
 from edgehone.service.settings import Place, load_place
 from edgehone.testing.cores import CoreNode, new_token
@@ -76,7 +79,7 @@ class CoreProcess:
 
     def start(self) -> CoreProcess:
         """Start it, and return when it listens."""
-        command = [*COMMAND, "start", str(self.place.folder), "--listen", f"127.0.0.1:{self.port}", "--json"]
+        command = [*quick([*COMMAND, "start"]), str(self.place.folder), "--listen", f"127.0.0.1:{self.port}", "--json"]
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment

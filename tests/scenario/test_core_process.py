@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ import pytest
 from sqlalchemy import select
 
 from edgehone.records.database import open_database
-from edgehone.records.tables import feedback, sample
+from edgehone.records.tables import sample
 from edgehone.service.settings import load_place
 from edgehone.testing.cores import CoreNode
-from edgehone_agent.wire.uplink import TaskStatus
 
 pytestmark = pytest.mark.slow
 
@@ -96,52 +94,6 @@ def test_it_starts_without_torch_and_stops_within_seconds(made: Path) -> None:
     running.end(signal.SIGTERM)
     assert time.monotonic() - began < 8
     assert running.process.returncode == 0
-
-
-def test_a_kill_loses_nothing_that_was_acknowledged(made: Path, tmp_path: Path) -> None:
-    running = Process(made)
-    nodes = [running.node(tmp_path / f"node-{k}") for k in range(3)]
-    taken: list[set[str]] = [set() for _ in nodes]
-    stop = threading.Event()
-
-    def send(k: int) -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            event = {"id": f"e{n}", "prediction_id": f"p{n}", "kind": "correct", "label": "3"}
-            try:
-                status, told = nodes[k].json("POST", "/v1/node/feedback", {"events": [event]})
-            except OSError:
-                return
-            if status == 200:
-                taken[k] |= {*told["taken"], *told["known"]}
-            else:
-                time.sleep(0.05)
-
-    threads = [threading.Thread(target=send, args=(k,)) for k in range(3)]
-    for thread in threads:
-        thread.start()
-    time.sleep(2.0)
-    log = running.end(signal.SIGKILL)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert sum(map(len, taken)) > 30
-    again = Process(made)
-    try:
-        for node, events in zip(nodes, taken, strict=True):
-            node.close()
-            node.port = again.port
-            rows = _column(made, select(feedback.c.id).where(feedback.c.node == node.id))
-            assert events <= set(rows)
-            assert len(rows) == len(set(rows))
-            assert node.beat({"digits": TaskStatus()}).nonce
-        for secret in ("BEGIN", "EH1-"):
-            assert secret not in log
-    finally:
-        for node in nodes:
-            node.close()
-        again.end(signal.SIGTERM)
 
 
 def test_a_backup_of_a_running_core_is_the_core(made: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
-from proof_world import until
+from proof_world import QuickSite, until
 
 from edgehone.errors import HostError
 from edgehone.fleet import rollouts
@@ -86,15 +86,16 @@ class Fleet:
 
     def restart_agents(self, *, version: int) -> None:
         """Kill every agent, start it again, and wait until the core has heard that it serves a version."""
-        before = self.nodes()
         for agent in self.site.agents:
             self.site.kill_agent(agent)
+        before = self.nodes()
+        for agent in self.site.agents:
             self.site.run_agent(agent)
         agents = before.keys() - self.memory.links.keys()
 
         def are_back() -> bool:
             now = self.nodes()
-            return all(now[id][0] > before[id][0] + 1 and now[id][1] == version for id in agents)
+            return all(now[id][0] > before[id][0] and now[id][1] == version for id in agents)
 
         until(are_back, lambda: f"the agents are back: {self.nodes()}")
 
@@ -138,7 +139,7 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
-    with Site(folder) as site:
+    with QuickSite(folder) as site:
         fleet = Fleet(site)
         with fleet.memory.beating(BEAT_S):
             first = fleet.start(1, RolloutPlan(shadow_rows=0, stages=(1.0,), soak_s=0.0, patience_s=30.0))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="Debian package `strace` is not installed"),
 ]
 
+KILLS = 6  # of a backup and of a restore, on every day
 WRITE = """
 import sys
 from sqlalchemy import insert
@@ -186,13 +188,15 @@ def rows_of(file: Path) -> object:
         return everything(database)
 
 
-def test_a_backup_that_is_killed_is_none_and_the_core_is_whole(core: Path, tmp_path: Path) -> None:
+def test_a_backup_that_is_killed_is_none_and_the_core_is_whole(
+    core: Path, tmp_path: Path, kill_points: Callable[[int, int], list[int]]
+) -> None:
     before = rows_of(core / "core.sqlite")
     target = tmp_path / "saved"
     command = [sys.executable, "-c", SAVE, sqlite_url(core / "core.sqlite"), str(core / "blobs"), str(target)]
     calls = count_calls(command, "fsync")
     verify(target)
-    for number in range(1, calls + 1):
+    for number in kill_points(calls, KILLS):
         shutil.rmtree(target, ignore_errors=True)
         assert run_killed(command, "fsync", number)
         if (target / MANIFEST).exists():
@@ -203,14 +207,16 @@ def test_a_backup_that_is_killed_is_none_and_the_core_is_whole(core: Path, tmp_p
     assert rows_of(core / "core.sqlite") == before
 
 
-def test_a_restore_that_is_killed_is_run_again(core: Path, tmp_path: Path) -> None:
+def test_a_restore_that_is_killed_is_run_again(
+    core: Path, tmp_path: Path, kill_points: Callable[[int, int], list[int]]
+) -> None:
     before = rows_of(core / "core.sqlite")
     saved, new = tmp_path / "saved", tmp_path / "new"
     save = [sys.executable, "-c", SAVE, sqlite_url(core / "core.sqlite"), str(core / "blobs"), str(saved)]
     subprocess.run(save, check=True)
     command = [sys.executable, "-c", RESTORE, str(saved), str(new)]
     calls = count_calls(command, "fsync")
-    for number in range(1, calls + 1):
+    for number in kill_points(calls, KILLS):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         assert run_killed(command, "fsync", number)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from edgehone.simulate.scenario import load_scenario
 
 pytestmark = pytest.mark.slow
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+DEVICE = "nrf52840"  # its latency is estimated, which takes no time
 EXAMPLES = Path(__file__).parents[2] / "examples" / "simulate"
 WORLD = """
 name = "drifting"
@@ -50,22 +52,33 @@ rows = 60
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def place(once: Once) -> Path:
     """A folder with a family, its task, and two worlds."""
-    folder = tmp_path_factory.mktemp("simulate")
-    (folder / "pump.py").write_text((EXAMPLES / "pump.py").read_text())
-    (folder / "world.toml").write_text(WORLD)
-    (folder / "short.toml").write_text(SHORT)
-    edgehone.optimize(str(folder / "pump.py"), members=1, output=folder / "family")
-    return folder
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "pump.py").write_text((EXAMPLES / "pump.py").read_text())
+        (folder / "world.toml").write_text(WORLD)
+        (folder / "short.toml").write_text(SHORT)
+        edgehone.optimize(str(folder / "pump.py"), members=1, output=folder / "family", device=DEVICE)
+
+    return once("pump", make)
 
 
-@pytest.fixture(scope="module")
-def played(place: Path) -> subprocess.CompletedProcess[str]:
-    """Three days, with training."""
-    arguments = [str(place / "world.toml"), "--study", str(place / "family"), "--fake", "--days", "3", "--seed", "1"]
-    return simulate([*arguments, "--json", "-o", str(place / "played")], timeout_s=500)
+@pytest.fixture(scope="session")
+def played(place: Path, once: Once) -> Path:
+    """A folder with three days, with training, and what was printed about them."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        world = [str(place / "world.toml"), "--study", str(place / "family"), "--fake", "--days", "3", "--seed", "1"]
+        done = simulate([*world, "--json", "-o", str(folder / "played")], timeout_s=500)
+        assert done.returncode == 0, done.stderr
+        assert not processes_about(folder)
+        (folder / "told.json").write_text(done.stdout)
+
+    return once("played", make)
 
 
 def simulate(arguments: Sequence[str], *, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
@@ -89,11 +102,8 @@ def processes_about(folder: Path) -> list[str]:
     return found
 
 
-def test_a_fleet_in_memory_shows_what_has_changed_and_trains(
-    played: subprocess.CompletedProcess[str], place: Path
-) -> None:
-    assert played.returncode == 0, played.stderr
-    told = json.loads(played.stdout)
+def test_a_fleet_in_memory_shows_what_has_changed_and_trains(played: Path) -> None:
+    told = json.loads((played / "told.json").read_text())
     assert told["life_s"] == pytest.approx(3 * DAY_S, rel=0.01)
     assert told["readings"] == 6 * 864 and told["labels"] > 500
     assert told["speed_up"] > 10
@@ -113,23 +123,19 @@ def test_a_fleet_in_memory_shows_what_has_changed_and_trains(
 
     assert accuracy("north", drifted_s, 1e9) < accuracy("north", 0, drifted_s) - 0.1
     assert accuracy("south", drifted_s, 1e9) > accuracy("south", 0, drifted_s) - 0.05
-    page = (place / "played" / "report.html").read_text()
+    page = (played / "played" / "report.html").read_text()
     assert "drifting: the amplifiers" in page and page.count("<svg") == 2
-    assert not processes_about(place / "played")
 
 
-def test_the_same_seed_tells_the_same_story(
-    played: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_tells_the_same_story(played: Path, place: Path, tmp_path: Path) -> None:
     """In another process, in another folder, byte by byte: with the training and every decision."""
-    assert played.returncode == 0
     scenario = load_scenario(str(place / "world.toml"))
     scenario = replace(scenario, rows_per_s=scenario.rows / (3 * DAY_S))
     with FakeWorld(tmp_path, place / "family", scenario, seed=1) as world:
         world.set_up()
         world.play()
         world.story.write(tmp_path, "again")
-    assert (tmp_path / "story.json").read_bytes() == (place / "played" / "story.json").read_bytes()
+    assert (tmp_path / "story.json").read_bytes() == (played / "played" / "story.json").read_bytes()
 
 
 def test_without_training_decisions_are_recorded(place: Path, tmp_path: Path) -> None:
@@ -145,8 +151,8 @@ def test_without_training_decisions_are_recorded(place: Path, tmp_path: Path) ->
     assert {node.version for node in world.nodes} == {1}
 
 
-def test_ctrl_c_ends_the_training_and_keeps_what_was_told(place: Path) -> None:
-    out = place / "stopped"
+def test_ctrl_c_ends_the_training_and_keeps_what_was_told(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
     arguments = [str(place / "world.toml"), "--study", str(place / "family"), "--fake", "--days", "3", "-o", str(out)]
     with subprocess.Popen(
         [sys.executable, "-m", "edgehone.cli.main", "simulate", *arguments],
@@ -169,8 +175,8 @@ def test_ctrl_c_ends_the_training_and_keeps_what_was_told(place: Path) -> None:
     assert "train (running)" in [one["words"] for one in story["moments"]]
 
 
-def test_processes_play_a_short_world(place: Path) -> None:
-    out = place / "short"
+def test_processes_play_a_short_world(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "short"
     done = simulate([str(place / "short.toml"), "--study", str(place / "family"), "--json", "-o", str(out)])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -22,6 +22,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+sys.path.insert(0, str(Path(__file__).parent))
+from quick_core import quick
+
 from edgehone.fleet import rollouts
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.records.database import open_database
@@ -69,7 +72,7 @@ class Site:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "edgehone.cli.main", "core", "start", str(self.place.folder), "--json"]
-        command += ["--listen", f"127.0.0.1:{self.port}"]
+        command = [*quick(command), "--listen", f"127.0.0.1:{self.port}"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -176,6 +179,12 @@ class Agent:
         return self.process.wait(30)
 
 
+def is_off(site: Site, agent: Agent) -> bool:
+    """Whether the core has not heard of a node for so long that rollouts do not wait for it."""
+    (seen_s,) = (row.seen_s for row in site.rows(node) if row.name == agent.name)
+    return bool(time.time() - seen_s > 3 * site.place.settings.interval_s)
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
@@ -254,7 +263,7 @@ def test_from_the_token_to_a_second_release_with_kills_and_a_core_that_is_away(
 
     # node two is off while the second release goes out, as a shadow first, and comes back to it
     assert two.stop() == 0
-    time.sleep(4.0)  # until the core takes it for off
+    wait_until(lambda: is_off(site, two), "the core takes it for off")
     site.release(2, SHADOWED)
 
     compared = 0
