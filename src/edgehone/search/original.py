@@ -48,7 +48,7 @@ def original_network(prepared: Prepared, judge: Judge, workspace: Workspace, see
         return Original(graph, curve, done["seconds"], done["precision"])
     progress.stage("reading the network")
     x = next(iter(prepared.train.batches(2)))[0]
-    graph = trace(prepared.end_to_end(), x)
+    graph = _graph(prepared, x)
     training = prepared.task.training
     batch = (training or prepared.task.recovery or DistilSettings().training).batch_size
     precision = _precision(workspace, graph, next(iter(prepared.train.batches(batch, seed=seed)))[0])
@@ -69,6 +69,13 @@ def original_network(prepared: Prepared, judge: Judge, workspace: Workspace, see
     workspace.keep_graph(ORIGINAL, graph)
     workspace.write(ORIGINAL, {"curve": [to_json(p) for p in curve], "seconds": seconds, "precision": precision})
     return Original(graph, curve, seconds, precision)
+
+
+def _graph(prepared: Prepared, x: torch.Tensor) -> Graph:
+    """The training graph, as it was read where the network came from a file."""
+    if isinstance(prepared.network, GraphNetwork) and prepared.task.preprocess is None:
+        return prepared.network.to_graph()
+    return trace(prepared.end_to_end(), x)
 
 
 def _precision(workspace: Workspace, graph: Graph, x: torch.Tensor) -> Precision:
