@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +228,21 @@ def test_a_wrong_recipe_is_refused_before_anything_is_done(wrong: Callable[[], l
     with pytest.raises(RecipeError):
         apply_recipe(reference_graph("rows"), wrong(), context_of("rows", tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+ODD = ('"x"', "-1", "0", "1e308", "nan", "[[1]]", "2026-01-01")
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES.names())
+def test_odd_values_are_taken_or_refused_in_words(technique: str) -> None:
+    refused = 0
+    for setting in [item.name for item in fields(TECHNIQUES.get(technique).Settings)]:
+        for value in ODD:
+            try:
+                steps = read_recipe(f'[[step]]\ntechnique = "{technique}"\n{setting} = {value}\n', TECHNIQUES, "r.toml")
+            except RecipeError as error:
+                refused += 1
+                assert setting in error.what or error.where.startswith("r.toml, line")
+            else:
+                assert steps[0].label == name(steps)
+    assert refused > 0

@@ -13,7 +13,8 @@ and the scales and shifts of batch norms.
 
 When to use it: "growing" before `prune` with the same keep, criterion and allocation: the network moves what it knows
 into the channels that stay while it still has the others, which matters more the deeper the cut. "l1" before
-`sparsify`. When not: a mild cut (keep above 0.7) that `distil` recovers anyway; it costs a whole training.
+`sparsify`. When not: a mild cut (keep above 0.7) that `distil` recovers anyway; it costs a whole training. A teacher
+that the context has teaches here too.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ def trials(notes: tuple[str, ...]) -> int:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_the_result_holds_the_constraint(sampler: Any) -> None:
-    settings = TuneSettings(6, max_cost=0.6, sampler=sampler, least_keep=0.2, training=FAST)
+    settings = TuneSettings(5, max_cost=0.6, sampler=sampler, least_keep=0.2, training=FAST)
     result = technique.apply(GRAPH, settings, CONTEXT)
     assert macs(result.graph) <= 0.6 * macs(GRAPH)
-    assert trials(result.notes) == 6
+    assert trials(result.notes) == 5
     losses = [float(note.split()[4][:-1]) for note in result.notes[1:]]
     costs = [float(note.split()[5].replace(",", "")) for note in result.notes[1:]]
     assert costs == sorted(costs)
@@ -75,22 +75,22 @@ def test_it_stops_when_the_front_stands_still(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    settings = TuneSettings(5, max_cost=1.0, training=FAST, folder=str(tmp_path / "search"))
+    settings = TuneSettings(4, max_cost=1.0, training=FAST, folder=str(tmp_path / "search"))
     whole = technique.apply(GRAPH, replace(settings, folder=""), CONTEXT)
 
     def stop(done: int, total: int, loss: float) -> None:
-        if done == 3:
+        if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         technique.apply(GRAPH, settings, replace(CONTEXT, report=stop))
     told: list[int] = []
     resumed = technique.apply(GRAPH, settings, replace(CONTEXT, report=lambda done, *_: told.append(done)))
-    assert told == [4, 5]
+    assert told == [3, 4]
     assert resumed.notes == whole.notes
     assert identical(resumed.graph, whole.graph)
     again = technique.apply(GRAPH, settings, replace(CONTEXT, report=lambda done, *_: told.append(done)))
-    assert told == [4, 5]
+    assert told == [3, 4]
     assert identical(again.graph, whole.graph)
     with pytest.raises(OutputFolderError, match="the search of another network"):
         technique.apply(GRAPH, replace(settings, max_cost=0.5), CONTEXT)
