@@ -69,12 +69,12 @@ def test_the_criterion_is_found_and_ranks(
 def test_the_technique_is_found_and_keeps_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph, context: Context
 ) -> None:
-    install("technique", "sparsify", "edgehone.techniques", tmp_path, monkeypatch)
-    assert "sparsify" in TECHNIQUES.names()
-    sparsify = TECHNIQUES.get("sparsify")
+    install("technique", "thin", "edgehone.techniques", tmp_path, monkeypatch)
+    assert "thin" in TECHNIQUES.names()
+    thin = TECHNIQUES.get("thin")
     before = {key: array.copy() for key, array in graph.params.items()}
-    assert sparsify.supports(graph) == ()
-    thinned = sparsify.apply(graph, sparsify.Settings(0.25), context).graph
+    assert thin.supports(graph) == ()
+    thinned = thin.apply(graph, thin.Settings(0.25), context).graph
     for node in graph.weighted():
         old, new = graph.params[node.params["weight"]], thinned.params[node.params["weight"]]
         gone = new == 0
@@ -83,15 +83,15 @@ def test_the_technique_is_found_and_keeps_the_contract(
         assert np.array_equal(old[~gone], new[~gone])
     assert all(np.array_equal(graph.params[key], array) for key, array in before.items())
     x = torch.randn(4, 6)
-    same = sparsify.apply(graph, sparsify.Settings(0.0), context).graph
+    same = thin.apply(graph, thin.Settings(0.0), context).graph
     assert torch.equal(GraphNetwork(same).eval()(x), GraphNetwork(graph).eval()(x))
-    assert sparsify.step(sparsify.Settings(0.25)).label == "sparsify-25"
+    assert thin.step(thin.Settings(0.25)).label == "thin-25"
     with pytest.raises(RecipeError):
-        sparsify.Settings(1.0)
+        thin.Settings(1.0)
 
 
 def test_the_page_names_what_exists() -> None:
     root = Path(__file__).parents[2]
-    new = ("/largest_weight.py", "/sparsify.py", "/NAME.py")
+    new = ("/largest_weight.py", "/thin.py", "/NAME.py")
     for path in re.findall(r"`((?:src|agent|tests)/[\w/]+\.py)`", PAGE):
         assert (root / path).exists() or (path.endswith(new) and (root / path).parent.is_dir()), path

@@ -111,7 +111,8 @@ class Prune:
 
     def recalibrate(self, graph: Graph, context: Context) -> Result:
         """Batch-norm statistics of a cut graph, over training data."""
-        batches = context.prepared.train.batches(_BATCH, seed=context.seed, drop_last=len(context.prepared.train) > 1)
+        data = context.prepared.train
+        batches = data.batches(_BATCH, seed=context.seed, drop_last=len(data) >= _BATCH)
         return Result(reestimate_statistics(graph, (x for x, _ in islice(batches, _STATISTICS_BATCHES))))
 
 
