@@ -22,10 +22,10 @@ from edgehone.exporters._flatbuffer import UNION_MEMBER, Options, Table, Value, 
 from edgehone.graph.ir import FloatArray, Shape
 from edgehone.graph.quantized import QuantParams
 
-Dtype = Literal["float32", "int8", "int32"]
+Dtype = Literal["float32", "int8", "int32", "int4"]
 Data = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.int32]
 
-_TENSOR_TYPE = {"float32": 0, "int32": 2, "int8": 9}  # enum TensorType
+_TENSOR_TYPE = {"float32": 0, "int32": 2, "int8": 9, "int4": 17}  # enum TensorType
 _SCHEMA_VERSION = 3
 _LAST_SMALL_CODE = 127  # larger codes do not fit `deprecated_builtin_code`, which then holds 127
 
@@ -119,10 +119,16 @@ class ModelWriter:
         self._tensors.append(tensor)
         return index
 
-    def constant(self, data: Data, params: QuantParams | ChannelParams | None = None) -> int:
-        """A constant tensor; the same data with the same quantization is one tensor, the same bytes one buffer."""
-        raw = data.tobytes()
-        dtype: Dtype = data.dtype.name  # type: ignore[assignment]
+    def constant(self, data: Data, params: QuantParams | ChannelParams | None = None, bits: int = 8) -> int:
+        """A constant tensor; the same data with the same quantization is one tensor, the same bytes one buffer.
+
+        Args:
+            data: its values.
+            params: its quantization.
+            bits: of int8 values; 4 stores two of them (-8..7) in a byte, the first one in the low half.
+        """
+        raw = _halves(data) if bits == 4 else data.tobytes()
+        dtype: Dtype = "int4" if bits == 4 else data.dtype.name  # type: ignore[assignment]
         quantization = (params.scale.tobytes(), params.axis) if isinstance(params, ChannelParams) else params
         key = (raw, dtype, data.shape, quantization)
         if key not in self._constant_of:
@@ -185,6 +191,12 @@ class ModelWriter:
                 "signatures": [signature],
             }
         )
+
+
+def _halves(values: Data) -> bytes:
+    """int4 as the format stores it: the last byte of an odd number of values is filled up with 0."""
+    flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.uint8) & 15
+    return (flat[0::2] | flat[1::2] << 4).tobytes()
 
 
 def _operator_code(name: str, version: int) -> Table:

@@ -17,6 +17,11 @@ from edgehone.graph.quantized import QuantParams
 
 _PADDING = {"SAME": 0, "VALID": 1}  # enum Padding
 _ADD_RATIO = (2.0**-10, 2.0**8)  # of input scale to output scale, as XNNPACK takes it in an int8 ADD
+_INT4_VERSION = {  # with 4-bit weights; LiteRT's reference kernels take depthwise ones without the 7 of `op_version.cc`
+    "CONV_2D": 7,
+    "DEPTHWISE_CONV_2D": 6,
+    "FULLY_CONNECTED": 10,
+}
 _ACTIVATION = {None: 0, "relu": 1, "relu6": 3}  # enum ActivationFunctionType
 
 
@@ -35,9 +40,18 @@ def _parameters(low: Lowering, node: Node, weight: Data, axis: int = 0) -> list[
     if scale is None or params is None:
         return [low.model.constant(weight), low.model.constant(bias)]
     return [
-        low.model.constant(weight, ChannelParams(scale, axis)),
+        low.model.constant(weight, ChannelParams(scale, axis), _stored_bits(low, node)),
         low.model.constant(bias, ChannelParams(np.float32(params.scale) * scale)),
     ]
+
+
+def _stored_bits(low: Lowering, node: Node) -> int:
+    """4 where the weights were rounded to so many; the format knows no other width below 8."""
+    return 4 if low.quantized is not None and low.quantized.weights[node.output].bits == 4 else 8
+
+
+def _version(low: Lowering, node: Node, operator: str, version: int = 1) -> int:
+    return _INT4_VERSION[operator] if _stored_bits(low, node) == 4 else version
 
 
 def _window(
@@ -95,10 +109,10 @@ def _conv(low: Lowering, node: Node) -> None:
         weight = weight.transpose(1, 2, 3, 0)  # (O, 1, kh, kw) → (1, kh, kw, O)
         inputs = [x, *_parameters(low, node, weight, axis=3)]
         options = {**options, "depth_multiplier": weight.shape[3] // channels}
-        low.emit("DEPTHWISE_CONV_2D", inputs, low.write(node.output), options)
+        low.emit("DEPTHWISE_CONV_2D", inputs, low.write(node.output), options, _version(low, node, "DEPTHWISE_CONV_2D"))
     else:
         weight = weight.transpose(0, 2, 3, 1)  # (O, I/g, kh, kw) → (O, kh, kw, I/g)
-        version = 6 if groups > 1 else 1
+        version = _version(low, node, "CONV_2D", 6 if groups > 1 else 1)
         low.emit("CONV_2D", [x, *_parameters(low, node, weight)], low.write(node.output), options, version)
 
 
@@ -110,7 +124,8 @@ def _linear(low: Lowering, node: Node) -> None:
         order = positions(low.graph.shapes[source])[order]
         weight = columns_to_file(weight, order)
     inputs = [low.read(source), *_parameters(low, node, weight)]
-    low.emit("FULLY_CONNECTED", inputs, low.write(node.output), {"activation": _ACTIVATION[node.activation]})
+    version = _version(low, node, "FULLY_CONNECTED")
+    low.emit("FULLY_CONNECTED", inputs, low.write(node.output), {"activation": _ACTIVATION[node.activation]}, version)
 
 
 def _arithmetic(operator: str) -> Callable[[Lowering, Node], None]:

@@ -83,6 +83,21 @@ def weight_limit(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
+def clip_to_levels(weight: Tensor, bits: int) -> Tensor:
+    """Weights (O, ...) cut, channel by channel, to the range whose rounding and cutting errors together are smallest.
+
+    With 4 bits the largest weight is often an outlier that makes the levels of all others coarse.
+    """
+    limit, rows = weight_limit(bits), weight.detach().flatten(1)
+    peak = rows.abs().amax(1, keepdim=True).clamp_min(MIN_SCALE)
+    best, least = peak.clone(), torch.full_like(peak, torch.inf)
+    for share in torch.linspace(1.0, 0.4, 31).tolist():
+        step = peak * share / limit
+        error = ((rows / step).round().clamp(-limit, limit) * step - rows).square().sum(1, keepdim=True)
+        best, least = torch.where(error < least, peak * share, best), torch.minimum(error, least)
+    return torch.maximum(torch.minimum(rows, best), -best).reshape(weight.shape)
+
+
 def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Weights (O, ...) on the grid of their channel's scale (O,)."""
     limit = weight_limit(bits)

@@ -1,8 +1,9 @@
 """The quantized graph: a deployed graph plus every integer an int8 file holds. Plain data, the exporters' only source.
 
 The scheme is that of the TFLite 8-bit quantization specification: activations int8, per tensor, asymmetric
-(real = scale * (q - zero_point), zero_point in -128..127); weights int8, per output channel, symmetric, -127..127;
-bias int32 with scale = input scale * weight scale and zero point 0. Scales are float32 values.
+(real = scale * (q - zero_point), zero_point in -128..127); weights int8, per output channel, symmetric, -127..127, or
+4 bits of the same kind, -7..7, where flash is short; bias int32 with scale = input scale * weight scale and zero point
+0. Scales are float32 values.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ class QuantParams:
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """Integers of one conv or linear node: values int8 in torch layout, scale float32 (O), bias int32 (O)."""
+    """Integers of one conv or linear node: values int8 in torch layout, scale float32 (O), bias int32 (O).
+
+    `bits` is the width the values were rounded to; of 4 bits they lie in -7..7.
+    """
 
     values: NDArray[np.int8]
     scale: FloatArray
     bias: NDArray[np.int32]
+    bits: int = 8
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     twin.calibrate(batches)             float passes that fix the ranges; the twin is then in "quantized" mode
     twin(x)                             outputs of the int8 network, as floats
     train twin(x) as any module         QAT: ranges follow the batches in training mode until freeze_ranges()
+    twin.side_by_side(x)                float and rounded inputs of every node in turn, for repairs
     twin.to_quantized()                 the integers, for the exporters and the oracle
 
 Rules:
@@ -17,9 +18,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,15 @@ _TRAINING_OPS = frozenset({"batch_norm", "dropout", "silu"})
 _FOLLOWED_BY_TRAINING = frozenset({"minmax", "moving-average"})
 
 
+class Pair(NamedTuple):
+    """One node about to run: its inputs in float and rounded, and its float parameters by role."""
+
+    node: Node
+    exact: list[Tensor]
+    rounded: list[Tensor]
+    params: dict[str, Tensor]
+
+
 class Twin(nn.Module):
     """A deployed graph that rounds like int8.
 
@@ -54,6 +64,9 @@ class Twin(nn.Module):
         graph: the deployed graph; its arrays are copied.
         observer: a name of `OBSERVERS`, used by `calibrate`.
         weight_bits: 2 to 8.
+
+    Attributes:
+        bits: width of the weights of each conv and linear node, by output name; it may be changed at any time.
 
     Raises:
         NetworkError: the graph still holds training operators.
@@ -78,7 +91,7 @@ class Twin(nn.Module):
             raise RecipeError(f"weights of {weight_bits} bits are not possible", do="choose 2 to 8")
         self.network = GraphNetwork(graph)
         self.observer = observer
-        self.weight_bits = weight_bits
+        self.bits = {node.output: weight_bits for node in graph.weighted()}
         self.mode: Mode = "float"
         self._watching: dict[str, Observer] = {}
         self._following = False
@@ -147,6 +160,38 @@ class Twin(nn.Module):
         graph = replace(self.graph, params=self.network.to_graph().params)
         return QuantizedGraph(graph, tensors, weights, constants)
 
+    @torch.no_grad()
+    def side_by_side(self, x: Tensor) -> Iterator[Pair]:
+        """Both networks at once on inputs (N, *input), node by node in order.
+
+        The float network has the weights the twin was made of. A parameter of the node that is changed before the
+        next one is asked for counts for all nodes behind it. Raises DataError before `calibrate`.
+        """
+        self._require_ranges()
+        self._read_grid()
+        original = {key: torch.from_numpy(array) for key, array in self.network.graph.params.items()}
+        exact = {self.graph.input: x}
+        rounded = {self.graph.input: self._activation(self.graph.input, x, False)}
+        for node, done in zip(self.graph.nodes, self._done_after, strict=True):
+            params = {role: original[key] for role, key in node.params.items()}
+            pair = Pair(node, [exact[name] for name in node.inputs], [rounded[name] for name in node.inputs], params)
+            yield pair
+            exact[node.output] = run_node(node, pair.exact, params)
+            rounded[node.output] = self._compute(node, pair.rounded)
+            for name in done:
+                del exact[name], rounded[name]
+
+    def rounded_params(self, node: Node) -> dict[str, Tensor]:
+        """What a node computes with in the present mode: role → tensor."""
+        return self._params(node)
+
+    def weight_scales(self, node: Node) -> Tensor:
+        """Scale (O) of the weights of a conv or linear node. Raises DataError before `calibrate`."""
+        self._require_ranges()
+        weight, bias = (self.network.tensor(node.params[role]) for role in ("weight", "bias"))
+        input_scale = float(self.scale[self._group[node.inputs[0]]])
+        return weight_scale(weight, bias, input_scale, self.bits[node.output])
+
     def to_graph(self) -> Graph:
         """The deployed graph the twin was made of, with the present weights."""
         return self.network.to_graph()
@@ -177,22 +222,24 @@ class Twin(nn.Module):
             return params
         if node.op not in WEIGHTED:
             return {role: fake_quantize_constant(value) for role, value in params.items()}
+        bits = self.bits[node.output]
         input_scale, _ = self._grid[self._group[node.inputs[0]]]
-        scale = weight_scale(params["weight"], params["bias"], input_scale, self.weight_bits)
+        scale = weight_scale(params["weight"], params["bias"], input_scale, bits)
         return {
-            "weight": fake_quantize_weight(params["weight"], scale, self.weight_bits),
+            "weight": fake_quantize_weight(params["weight"], scale, bits),
             "bias": fake_quantize_bias(params["bias"], scale * input_scale),
         }
 
     def _integers(self, node: Node) -> QuantizedWeights:
+        bits = self.bits[node.output]
         weight, bias = (self.network.tensor(node.params[role]) for role in ("weight", "bias"))
         input_scale, _ = self._grid[self._group[node.inputs[0]]]
-        scale = weight_scale(weight, bias, input_scale, self.weight_bits)
+        scale = weight_scale(weight, bias, input_scale, bits)
         per_channel = scale.view(-1, *[1] * (weight.dim() - 1))
-        levels = torch.round(fake_quantize_weight(weight, scale, self.weight_bits) / per_channel)
+        levels = torch.round(fake_quantize_weight(weight, scale, bits) / per_channel)
         steps = torch.round(bias.double() / (scale.double() * input_scale))
         return QuantizedWeights(
-            levels.to(torch.int8).cpu().numpy(), scale.cpu().numpy(), steps.to(torch.int32).cpu().numpy()
+            levels.to(torch.int8).cpu().numpy(), scale.cpu().numpy(), steps.to(torch.int32).cpu().numpy(), bits
         )
 
     def _constant(self, node: Node) -> QuantizedConstant:
@@ -286,4 +333,4 @@ def _copies(node: Node) -> bool:
     return node.op in SHARED_SCALE and not averages and not _widens(node)
 
 
-__all__ = ["RANGE_MOMENTUM", "Mode", "Twin", "quantize"]
+__all__ = ["RANGE_MOMENTUM", "Mode", "Pair", "Twin", "quantize"]
