@@ -35,7 +35,7 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(dialect: str, tmp_p
             talker.start()
         for _ in range(KILLS):
             before = [len(talker.beats) for talker in talkers]  # the last word of a turn
-            wait_until(lambda b=before: all(len(t.beats) > n for t, n in zip(talkers, b, strict=True)), core.log)
+            wait_until(lambda b=before: all(len(t.beats) > n + 1 for t, n in zip(talkers, b, strict=True)), core.log)
             time.sleep(chance.uniform(0.0, 0.2))
             assert core.end(signal.SIGKILL) == -signal.SIGKILL
             core.start()
@@ -48,7 +48,7 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(dialect: str, tmp_p
     for found in (events, samples, digests):
         assert len(found) == len(set(found))
     for talker in talkers:
-        assert len(talker.events) > 10 and len(talker.samples) > 5 and len(talker.beats) >= KILLS
+        assert len(talker.events) >= 4 * KILLS and len(talker.samples) >= 2 * KILLS and len(talker.beats) >= 2 * KILLS
         assert talker.events <= set(events) and talker.samples <= set(samples) and set(talker.beats) <= set(digests)
     blobs = open_blobs(core.place.blobs_url)
     assert all(blobs.get(digest) for digest in core.column(sample.c.blob))
@@ -56,4 +56,4 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(dialect: str, tmp_p
     assert not core.rows(audit.select().where(audit.c.action == "node.nonce"))
     said = sum(len(talker.beats) for talker in talkers)
     assert said <= sum(core.column(node.c.beats)) <= said + TALKERS * KILLS
-    assert "Traceback" not in core.log()
+    assert not [word for word in ("Traceback", "BEGIN", "EH1-") if word in core.log()]  # a token, a key
