@@ -24,6 +24,7 @@ from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loop_world import LABELS, TASK, draw
+from proof_world import QuickProcesses
 
 from edgehone.errors import HostError
 from edgehone.fleet.cohorts import set_versions
@@ -99,7 +100,7 @@ def site(gas_family: Path, tmp_path: Path) -> Iterator[Processes]:
 
     study, source, bundle = gas_family / "family", gas_family / "gas_task.py", tmp_path / "1.bundle"
     bundle.write_bytes(build(read(study), "int8", study, Wishes(1), draw(300, 3, 0.0)[0]))
-    with Processes(tmp_path / "site") as site:
+    with QuickProcesses(tmp_path / "site") as site:
         site.start_core(TASK, interval_s=1.0)
         site.publish([bundle])
         plan = {"shadow_rows": 0, "soak_s": 1.0, "patience_s": 60.0, "stages": [1.0]}

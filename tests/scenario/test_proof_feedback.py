@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loop_world import LABELS, draw
+from proof_world import QuickSite
 
 from edgehone.loop.dataset import compose
 from edgehone.loop.policy import LoopPolicy
@@ -42,7 +43,7 @@ Event = dict[str, Any]
 @pytest.fixture
 def site() -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
-    with Site(folder) as site:
+    with QuickSite(folder) as site:
         site.make_core((), interval_s=1.0)
         yield site
     shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from loop_world import LABELS, draw
 from proof_world import (
     QUICK,
+    QuickSite,
     accuracy,
     event,
     hard_world,
@@ -131,7 +132,7 @@ def line(id: str, digest: str, x: Any, answer: Any) -> bytes:
 @pytest.fixture
 def town(tmp_path: Path, gas_family: Path) -> Iterator[Town]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
-    with Site(folder) as site:
+    with QuickSite(folder) as site:
         found = Town(site, tmp_path, gas_family)
         with found.fleet.beating(1.0):
             plan = RolloutPlan.from_json({**RolloutPlan().__dict__, "limits": {}, **QUICK})
