@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loop_world import LABELS
 from proof_world import (
     QUICK,
+    QuickSite,
     accuracy,
     hard_world,
     make_families,
@@ -41,7 +42,8 @@ from edgehone.fleet.lineage import lineage
 from edgehone.fleet.rollout import RolloutPlan
 from edgehone.loop.round import Round
 from edgehone.loop.rounds import list_rounds
-from edgehone.records.tables import dataset, decision, release
+from edgehone.records.tables import dataset, decision, feedback, release
+from edgehone.records.tables import round as round_table
 from edgehone.testing.sites import Agent, Site, settled_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -54,14 +56,18 @@ CORE_DIES = {1: "observe", 2: "train"}  # turn → phase
 NODE_DIES = {1: 0, 2: 1, 4: 0}  # after a turn → which
 SIZE = 4.0
 JUDGES = 4000  # readings of the world that has moved, none of which a round has seen
-MOST_GROWTH = 1 << 20  # bytes for each round; the core reads all labels at each look, 2 kB each, of which 160 are new
+MOST_GROWTH = 1 << 19  # bytes for each round; the core remembers 160 new labels
+WARM_UP = 1 << 19  # more, while there are only a few rounds to look at
+SOAK_S = 3.0  # of a rollout during which the core dies
 SETTLING = 3  # turns of a process before its memory is counted
+MOST_LOSS = 0.05  # of a deployed round, on readings of its own: the gate judged it by some fifty others
+LEAST_GAIN = 0.05  # of all deployed rounds in the mean; worlds are chosen where the model before errs most
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="eh-"))
-    with Site(folder) as site:
+    with QuickSite(folder) as site:
         yield site
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -76,9 +82,11 @@ class Turns:
         self.deployed = 0
         self.gains: list[float] = []  # of each deployed round, on readings that it never saw
         self.asked_too_much = 0
+        self.soak_s = 0.0
         self.story: list[str] = []
         self._began_s = time.monotonic()
         self._said = 0
+        self._given = dict.fromkeys(TASKS, 0)
 
     def start(self, gas_family: Path) -> None:
         make_families(self.folder, TASKS, gas_family)
@@ -89,7 +97,6 @@ class Turns:
             self.site.add_agent(name, TASKS)
         plan = RolloutPlan.from_json({**RolloutPlan().__dict__, "limits": {}, **QUICK})
         for task in TASKS:
-            self.policy(task, is_open=False)
             rollouts.start(self.site.database, task, 1, now_s=time.time(), actor="core", plan=plan)
         for task in TASKS:
             until(lambda task=task: all(agent.version(task) == 1 for agent in self.site.agents), f"{task} 1 answers")
@@ -102,6 +109,13 @@ class Turns:
                 found = agent.ask(task, reading)
                 self._said += 1
                 agent.tasks[task].feedback(f"e{self._said}", found.id, label=LABELS[y[row]], time_s=time.time())
+                self._given[task] += 1
+
+    def heard(self, task: str) -> bool:
+        """Whether all that was said about a task has come up to the core."""
+        with self.site.database.read() as conn:
+            query = select(func.count()).select_from(feedback).where(feedback.c.task == task)
+            return int(conn.execute(query).scalar_one()) >= self._given[task]
 
     def newest(self, task: str) -> Round | None:
         """The newest round of a task that has ended after those that are known."""
@@ -115,9 +129,19 @@ class Turns:
             found = {task: list_rounds(conn, task, limit=1) for task in TASKS}
         return {task: one[0].phase for task, one in found.items() if one and not one[0].ended}
 
+    def progress(self) -> str:
+        """Where the loop is, for a failure."""
+        with self.site.database.read() as conn:
+            rounds = [
+                f"{one.task}: {one.phase} ({one.state}): {one.why[:200]}" for one in conn.execute(select(round_table))
+            ]
+            decided = [f"{one.task}: {one.answer}: {one.why[:200]}" for one in conn.execute(select(decision))]
+        return "\n".join([*rounds, *decided])
+
     def play(self, *, kill_core_in: str = "") -> None:
         """The world moves; wait until each task has had its round."""
         self.turn += 1
+        self.soak_s = SOAK_S if kill_core_in == "observe" else 0.0
         before, worlds = {}, {}
         for number, task in enumerate(TASKS):
             model = served_model(self.site.database, self.folder, task)
@@ -125,10 +149,14 @@ class Turns:
             before[task] = accuracy(model, *moved(JUDGES, 7, worlds[task], SIZE))
             x, y = moved(READINGS, 100 * self.turn + number, worlds[task], SIZE)
             self.feed(task, x[:-2], y[:-2])
+            until(lambda task=task: self.heard(task), f"labels of {task} arrive")  # or it learns of the world before
             self.policy(task, is_open=True)  # what is said last makes the loop look at once
             self.feed(task, x[-2:], y[-2:])
         if kill_core_in:
-            until(lambda: kill_core_in in self.phases().values(), f"a round in {kill_core_in}")
+            until(
+                lambda: kill_core_in in self.phases().values(),
+                lambda: f"no round in {kill_core_in}: {self.progress()}",
+            )
             self.site.kill_core()
             self.site.run_core()
         for task in TASKS:
@@ -148,16 +176,18 @@ class Turns:
         set_policy(
             self.site, self.folder, task, corrections=15, min_labels=READINGS // 2, most_examples=READINGS,
             least_gain_pp=NEVER_PP if self.turn % 3 == 0 else 0.0, cool_down_s=0.0 if is_open else 1e6,
+            rollout={**QUICK, "soak_s": self.soak_s},
         )  # fmt: skip
 
     def check(self, task: str, found: Round, before: float, new: tuple[Any, Any]) -> None:
-        """It was deployed and answers better in the world that has moved, or it was refused with a reason."""
+        """It was deployed and is no worse in the world that has moved, or it was refused with a reason."""
         assert found.why, found
         never = found.policy["least_gain_pp"] == NEVER_PP
         if found.state == "done":
             after = served_model(self.site.database, self.folder, task)
             assert found.id in str(after)
             self.gains.append(accuracy(after, *new) - before)
+            assert self.gains[-1] > -MOST_LOSS, (found, self.gains)
             until(
                 lambda: all(agent.version(task) == found.version for agent in self.site.agents),
                 f"{task} {found.version} answers everywhere",
@@ -200,6 +230,7 @@ def test_unattended_rounds_with_kills(site: Site, gas_family: Path, tmp_path: Pa
     }  # fmt: skip
     record_property("told", told)
     assert len(found) >= ROUNDS
+    assert statistics.mean(turns.gains) > LEAST_GAIN, told
     assert turns.deployed >= len(found) // 2, told
     assert told["states"]["refused"] >= len(TASKS) * (count // 3), told
     assert turns.asked_too_much > 0, told
@@ -207,7 +238,7 @@ def test_unattended_rounds_with_kills(site: Site, gas_family: Path, tmp_path: Pa
     for name, points in turns.kept.items():
         steady = points[SETTLING:]
         if len(steady) >= 3:
-            most = MOST_GROWTH if len(steady) < 15 else MOST_GROWTH / 2
+            most = MOST_GROWTH if len(steady) >= 15 else MOST_GROWTH + WARM_UP
             assert growth(steady) < most, (name, points)
 
 
