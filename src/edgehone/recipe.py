@@ -32,6 +32,7 @@ NUMBER = r"[\d.]+(?:e[+-]?\d+)?"
 """Pattern of a number as labels write it, with ":g"."""
 
 _CUTS = ("prune", "shorten", "decompose")
+_TRAINERS = ("distil", "regularise", "dropout", "tune")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ ORDERS: Mapping[str, Order] = {
     "prune": Order(never_before={"decompose": "decompose first: the rank of a cut layer says less about its worth"}),
     "shorten": Order(never_before={"decompose": "decompose what stays: its work on a branch that leaves is lost"}),
     **{
-        name: Order(never_before=dict.fromkeys(_CUTS, f"cut first: what {name} arranged in the weights would be lost"))
+        name: Order(
+            never_before=dict.fromkeys(_CUTS, f"cut first: what {name} arranged in the weights would be lost")
+            | dict.fromkeys(_TRAINERS, f"train first: training moves the weights that {name} arranged")
+        )
         for name in ("sparsify", "cluster")
     },
 }

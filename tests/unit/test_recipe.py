@@ -165,7 +165,8 @@ def test_wrong_recipes_are_refused_with_their_place(text: str, where: str, what:
         ("prune reduce-inputs", "step 2: 'reduce-inputs' comes after 'prune'", "inputs first"),
         ("prune decompose distil", "step 2: 'decompose' comes after 'prune'", "decompose first"),
         ("sparsify prune", "step 2: 'prune' comes after 'sparsify'", "would be lost"),
-        ("cluster distil shorten", "step 3: 'shorten' comes after 'cluster'", "would be lost"),
+        ("cluster prune distil", "step 2: 'prune' comes after 'cluster'", "would be lost"),
+        ("prune sparsify distil", "step 3: 'distil' comes after 'sparsify'", "training moves the weights"),
     ],
 )
 def test_wrong_orders_are_refused_with_the_reason(order: str, said: str, why: str) -> None:
