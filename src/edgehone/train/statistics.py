@@ -25,6 +25,7 @@ def reestimate_statistics(graph: Graph, batches: Iterable[Tensor]) -> Graph:
     if not any(node.op == "batch_norm" for node in graph.nodes):
         return graph
     network = GraphNetwork(graph).train()
+    network.set_dropout(0.0)  # inference has none: its statistics are those of all channels, and not of chance
     with torch.no_grad():
         for count, x in enumerate(batches, 1):
             network.set_momentum(1.0 / count)

@@ -42,3 +42,18 @@ def test_choosing_the_arithmetic_leaves_the_network_as_it_was() -> None:
     assert fastest_precision(net, torch.rand(8, 3, 6, 6)) in ("float32", "bfloat16")
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert not net.training and all(p.grad is None for p in net.parameters())
+
+
+def test_dropout_has_no_part_in_it() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
+    graph = trace(net, torch.rand(2, 4))
+    batches = [torch.rand(32, 4) for _ in range(3)]
+    one, two = (reestimate_statistics(graph, batches) for _ in range(2))
+    for key, value in one.params.items():
+        np.testing.assert_array_equal(value, two.params[key])
+    with torch.no_grad():
+        hidden = torch.relu(net[0](torch.cat(batches))).mean(0).numpy()
+    mean = next(value for key, value in one.params.items() if key.endswith("running_mean"))
+    np.testing.assert_allclose(mean, hidden, rtol=1e-4)
+    assert [node.attrs["rate"] for node in one.nodes if node.op == "dropout"] == [0.5]
