@@ -50,6 +50,7 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.dev ## run the benchmarks that need no extra data; results go to benchmarks/results
 	@$(BIN)/python benchmarks/conversion.py
 	@$(BIN)/python benchmarks/latency_table.py
+	@$(BIN)/python benchmarks/price_list.py
 	@$(BIN)/python benchmarks/predict.py
 	@$(BIN)/python benchmarks/serving.py
 	@$(BIN)/python benchmarks/deltas.py
