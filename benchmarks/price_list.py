@@ -84,6 +84,7 @@ def main() -> None:
         table = len(prices)
     errors = {name: [abs(row["error"]) for row in rows if row["network"] == name] for name in NETWORKS_CUT}
     result = {
+        "seeds": [SEED],
         "rounds": ROUNDS,
         "layers_in_table": table,
         "median_error": float(np.median([abs(row["error"]) for row in rows])),
